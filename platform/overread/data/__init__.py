@@ -1,0 +1,1 @@
+"""Data: layouts on disk, checks, preparation, splits, batches, and the phantom data set."""

@@ -1,0 +1,128 @@
+"""What must hold inside the files of a data set before anything is prepared from them.
+
+Each check returns its problems instead of raising, so that `overread prepare` reports those of all cases at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from overread.data import images
+from overread.data.images import Header
+from overread.errors import UserError
+from overread.records import Case, Dataset
+
+Result = TypeVar("Result")
+_AFFINE_TOLERANCE = 0.1  # voxels: rounding of headers stays far below, a wrong grid far above
+
+
+def check_case(dataset: Dataset, case: Case) -> tuple[str, ...]:
+    """Return the problems of one case, one line each; an empty tuple means that it can be prepared."""
+    root = Path(dataset.root)
+    problems: list[str] = []
+    headers = [_guard(case, problems, root, path, images.inspect_header) for path in case.channels]
+    grid = next((header for header in headers if header is not None), None)
+    if all(header is not None for header in headers) and grid is not None:
+        problems += _image_problems(dataset, case, [header for header in headers if header is not None])
+        for path in case.channels:
+            image = _guard(case, problems, root, path, lambda file: images.read_image([file]))
+            if image is not None:
+                problems += _finite(case, path, image.array)
+    for path in case.labels.values():
+        problems += _label_problems(dataset, case, path, grid)
+    if case.instances is not None:
+        instances = _guard(case, problems, root, case.instances, images.read_label)
+        if instances is not None and grid is not None and instances.shape != grid.shape:
+            problems.append(_shape_problem(case, case.instances, instances.shape, grid.shape))
+    return tuple(problems)
+
+
+def _guard(case: Case, problems: list[str], root: Path, path: str, read: Callable[[Path], Result]) -> Result | None:
+    """Read a file; note the problems of an unreadable one, by case and relative path."""
+    try:
+        return read(root / path)
+    except UserError as error:
+        lines = [f"case {case.id}: {line.replace(str(root / path), path)}" for line in error.problems]
+        problems += [line for line in lines if line not in problems]
+    except MemoryError:
+        problems.append(f"case {case.id}: {path} must fit into memory, but does not: crop or resample it")
+    return None
+
+
+def _image_problems(dataset: Dataset, case: Case, headers: list[Header]) -> list[str]:
+    problems = []
+    first = headers[0]
+    channels = sum(header.channels for header in headers)
+    if channels != len(dataset.channels):
+        problems.append(
+            f"case {case.id}: image must have {len(dataset.channels)} channels {list(dataset.channels)}, "
+            f"but has {channels}: convert it or correct the channel names"
+        )
+    if len(first.shape) != dataset.spatial_dims:
+        problems.append(
+            f"case {case.id}: image must have {dataset.spatial_dims} axes like the other images, but has shape "
+            f"{first.shape}: keep images and volumes apart"
+        )
+    for path, header in zip(case.channels[1:], headers[1:], strict=True):
+        if header.shape != first.shape:
+            problems.append(_shape_problem(case, path, header.shape, first.shape))
+        else:
+            problems += affine_problems(case, path, header.affine, first)
+    return problems
+
+
+def _label_problems(dataset: Dataset, case: Case, path: str, grid: Header | None) -> list[str]:
+    problems: list[str] = []
+    root = Path(dataset.root)
+    header = _guard(case, problems, root, path, images.inspect_header)
+    label = _guard(case, problems, root, path, images.read_label) if header is not None else None
+    if header is None or label is None:
+        return problems
+    if grid is not None and label.shape != grid.shape:
+        problems.append(_shape_problem(case, path, label.shape, grid.shape))
+    elif grid is not None:
+        problems += affine_problems(case, path, header.affine, grid)
+    unknown = sorted(set(np.unique(label).tolist()) - set(dataset.label_values))
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        source = "of the masks" if dataset.layout == "folder" else "in dataset.json"
+        problems.append(
+            f"case {case.id}: {path} must hold only the label values {list(dataset.label_values)} {source}, "
+            f"but holds {shown}: correct the label or name the value"
+        )
+    return problems
+
+
+def _finite(case: Case, path: str, array: np.ndarray) -> list[str]:
+    wrong = int(array.size - np.isfinite(array).sum())
+    if not wrong:
+        return []
+    return [f"case {case.id}: {path} must hold finite values, but {wrong} voxels are NaN or infinite: replace them"]
+
+
+def _shape_problem(case: Case, path: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    return f"case {case.id}: {path} must have the image's shape {wanted}, but has {found}: resample it to the image"
+
+
+def affine_problems(case: Case, path: str, affine: np.ndarray | None, grid: Header, of: str = "the image") -> list[str]:
+    """Hold the geometry of a file against that of `of` at the corners of its grid, in units of the smallest voxel."""
+    if affine is None or grid.affine is None:
+        return []
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*[(0.0, n - 1.0) for n in _three(grid.shape)])])
+    shift = float(np.linalg.norm((corners @ (affine - grid.affine).T)[:, :3], axis=1).max())
+    voxel = float(np.linalg.norm(grid.affine[:3, :3], axis=0).min())
+    if np.isfinite(shift) and shift <= _AFFINE_TOLERANCE * voxel:
+        return []
+    return [
+        f"case {case.id}: {path} must have {of}'s affine, but its corners lie up to {shift:.3g} world units away: "
+        f"resample it to {of} or correct the header"
+    ]
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape, 1, 1)[:3]

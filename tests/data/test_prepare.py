@@ -1,0 +1,198 @@
+"""`prepare_dataset` on phantoms and on data sets made by hand."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from overread.data import prepare
+from overread.data.phantom import PhantomSettings, write_phantom
+from overread.data.prepare import annotated, prepare_dataset, serial_map, truth_of
+from overread.data.store import load_prepared, open_case
+from overread.errors import UserError
+from overread.records import PrepareSettings
+
+
+def _png(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+def _pictures(root: Path, count: int = 12) -> Path:
+    """Write a folder data set of unlike noise images with a square each."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((24, 20))
+    mask[4:12, 5:15] = 255
+    for i in range(count):
+        _png(root / "images" / f"c{i:02d}.png", rng.integers(0, 255, (24, 20)))
+        _png(root / "masks" / f"c{i:02d}.png", mask)
+    return root
+
+
+def _forbidden(*_: Any) -> list[Any]:
+    raise AssertionError("nothing must be mapped")
+
+
+def test_arrays_of_a_volume_phantom(tmp_path: Path) -> None:
+    settings = PhantomSettings(kind="3d", cases=8, size=24, depth=6, channels=2)
+    root = write_phantom(tmp_path / "phantom", settings)
+    prepared = prepare_dataset(root, PrepareSettings(folds=2, max_side=16), tmp_path / "cache")
+    assert prepared.label_names == ("background", "organ1", "organ2")
+    assert prepared.preprocessing.slice_axis == 2
+    case = prepared.case("phantom_003")
+    assert case.native_shape == (24, 24, 6)
+    assert case.shape == (6, 16, 16)
+    assert case.spacing == (1.0, 1.0, 4.0)
+    assert case.foreground == (1, 2)
+    arrays = open_case(prepared, case)
+    assert arrays.image.shape == (2, 6, 16, 16) and arrays.image.dtype == np.float32
+    assert arrays.labels.shape == (1, 6, 16, 16) and arrays.labels.dtype == np.uint8
+    assert arrays.truth.shape == (24, 24, 6)
+    assert set(np.unique(arrays.truth)) == {0, 1, 2}
+    roles = (prepared.splits.locked, prepared.splits.calibration, *prepared.splits.folds)
+    assert sorted(name for role in roles for name in role) == [case.id for case in prepared.cases]
+
+
+def test_a_second_run_takes_the_cache_and_settings_make_another(tmp_path: Path) -> None:
+    root, cache = _pictures(tmp_path / "data"), tmp_path / "cache"
+    first = prepare_dataset(root, PrepareSettings(), cache)
+    assert prepare_dataset(root, PrepareSettings(), cache, _forbidden) == first
+    other = prepare_dataset(root, PrepareSettings(max_side=8), cache)
+    assert other.root != first.root and other.content != first.content
+    assert sorted(path.name for path in cache.iterdir()) == sorted(
+        ["hashes.json", Path(first.root).name, Path(other.root).name]
+    )
+    moved = Path(first.root).rename(tmp_path / "moved")
+    assert open_case(load_prepared(moved), "c00").truth.shape == (24, 20)
+
+
+def test_a_half_written_folder_is_replaced(tmp_path: Path) -> None:
+    root, cache = _pictures(tmp_path / "data"), tmp_path / "cache"
+    first = prepare_dataset(root, PrepareSettings(), cache)
+    (Path(first.root) / "manifest.json").unlink()
+    (Path(first.root) / "cases" / "00000" / "image.npy").unlink()
+    assert prepare_dataset(root, PrepareSettings(), cache) == first
+    assert open_case(first, "c00").image.shape == (1, 1, 24, 20)
+
+
+def test_all_problems_are_reported_at_once_and_nothing_is_left(tmp_path: Path) -> None:
+    root, cache = _pictures(tmp_path / "data", count=6), tmp_path / "cache"
+    (root / "masks" / "c00.png").unlink()
+    _png(root / "masks" / "c01.png", np.zeros((9, 9)))
+    (root / "images" / "c02.png").write_bytes(b"no picture")
+    with pytest.raises(UserError) as wrong:
+        prepare_dataset(root, PrepareSettings(reference="ann"), cache)
+    text = str(wrong.value)
+    for found in ("case c00", "case c01", "case c02", "reference annotator must be one of", "at least 7 groups"):
+        assert found in text
+    assert not [path for path in cache.glob("*") if path.name != "hashes.json"]
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    root, cache = _pictures(tmp_path / "data"), tmp_path / "cache"
+
+    def broken(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
+        results = serial_map(function, items, title)
+        if title.startswith("Preparing"):
+            raise OSError("disk full")
+        return results
+
+    with pytest.raises(OSError, match="disk full"):
+        prepare_dataset(root, PrepareSettings(), cache, broken)
+    assert [path.name for path in cache.iterdir()] == ["hashes.json"]
+
+
+def test_near_duplicates_share_a_group_and_a_side(tmp_path: Path) -> None:
+    root = _pictures(tmp_path / "data", count=14)
+    (root / "images" / "c09.png").write_bytes((root / "images" / "c02.png").read_bytes())
+    prepared = prepare_dataset(root, PrepareSettings(), tmp_path / "cache")
+    assert prepared.near_duplicates == (("c02", "c09"),)
+    assert prepared.case("c09").group == prepared.case("c02").group == "c02"
+    roles = (prepared.splits.locked, prepared.splits.calibration, *prepared.splits.folds)
+    assert sum({"c02", "c09"} <= set(role) for role in roles) == 1
+
+
+def test_copies_of_one_patient_are_not_reported_as_duplicates(tmp_path: Path) -> None:
+    root = _pictures(tmp_path / "data", count=14)
+    (root / "images" / "c09.png").write_bytes((root / "images" / "c02.png").read_bytes())
+    groups = [f"c{i:02d},{'same' if i in (2, 9) else i}" for i in range(14)]
+    (root / "groups.csv").write_text("\n".join(["case,group", *groups]))
+    assert prepare_dataset(root, PrepareSettings(), tmp_path / "cache").near_duplicates == ()
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="folder must exist"):
+        prepare_dataset(tmp_path / "none", PrepareSettings(), tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_several_annotators(tmp_path: Path) -> None:
+    settings = PhantomSettings(cases=8, size=24, annotators=3, classes=2)
+    root = write_phantom(tmp_path / "phantom", settings)
+    (root / "masks" / "annotator2" / "phantom_001.png").unlink()
+    _png(root / "masks" / "annotator3" / "phantom_002.png", np.zeros((24, 24)))
+    cache = tmp_path / "cache"
+    plain = prepare_dataset(root, PrepareSettings(folds=2), cache)
+    assert plain.case("phantom_000").annotators == ("annotator1", "annotator2", "annotator3")
+    assert plain.case("phantom_001").annotators == ("annotator1", "annotator3")
+    assert open_case(plain, "phantom_001").labels.shape == (2, 1, 24, 24)
+    labels = open_case(plain, "phantom_000").labels[:, 0]
+    np.testing.assert_array_equal(open_case(plain, "phantom_000").truth, labels.sum(0) >= 2)
+    assert plain.case("phantom_002").annotators == ("annotator1", "annotator2", "annotator3")
+    ignoring = prepare_dataset(root, PrepareSettings(folds=2, empty_annotation="ignore"), cache)
+    assert ignoring.case("phantom_002").annotators == ("annotator1", "annotator2")
+    chosen = prepare_dataset(root, PrepareSettings(folds=2, reference="annotator3"), cache)
+    np.testing.assert_array_equal(open_case(chosen, "phantom_000").truth, labels[2])
+    assert chosen.case("phantom_002").foreground == ()
+    with pytest.raises(UserError, match="case phantom_001: must have a label by the reference annotator 'annotator2'"):
+        prepare_dataset(root, PrepareSettings(folds=2, reference="annotator2"), cache)
+
+
+def test_truth_is_the_majority_and_ties_go_to_the_lower_class() -> None:
+    labels = {"a": np.uint8([0, 1, 2, 1]), "b": np.uint8([0, 1, 2, 2]), "c": np.uint8([1, 0, 2, 0])}
+    assert truth_of(labels, None, 3).tolist() == [0, 1, 2, 0]
+    assert truth_of(labels, "c", 3).tolist() == [1, 0, 2, 0]
+    assert truth_of({"a": np.uint8([0, 2]), "b": np.uint8([1, 2])}, None, 3).tolist() == [0, 2]
+
+
+def test_empty_annotations() -> None:
+    labels = {"a": np.uint8([0, 1]), "b": np.uint8([0, 0])}
+    ignore = PrepareSettings(empty_annotation="ignore")
+    assert list(annotated(labels, PrepareSettings())) == ["a", "b"]
+    assert list(annotated(labels, ignore)) == ["a"]
+    assert list(annotated({"b": labels["b"]}, ignore)) == ["b"]  # all empty: they agree on background
+    assert list(annotated(labels, PrepareSettings(empty_annotation="ignore", reference="b"))) == ["a", "b"]
+
+
+def test_mapped_functions_can_travel_to_other_processes(tmp_path: Path) -> None:
+    import pickle
+
+    root = _pictures(tmp_path / "data")
+    sizes = []
+
+    def travelling(function: Callable[[Any], Any], items: Sequence[Any], title: str) -> list[Any]:
+        sizes.extend(len(pickle.dumps(item)) for item in items)
+        return [pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(item))) for item in items]  # noqa: S301
+
+    prepare_dataset(root, PrepareSettings(), tmp_path / "cache", travelling)
+    assert len(sizes) == 24 and max(sizes) < 4000
+
+
+def test_a_faster_process_wins(tmp_path: Path) -> None:
+    partial, folder = tmp_path / "partial", tmp_path / "final"
+    partial.mkdir()
+    folder.mkdir()
+    (folder / "manifest.json").write_text("theirs")
+    prepare._publish(partial, folder)
+    assert (folder / "manifest.json").read_text() == "theirs"
+
+
+def test_too_few_groups_because_of_duplicates_says_so(tmp_path: Path) -> None:
+    root = _pictures(tmp_path / "data", count=7)
+    (root / "images" / "c01.png").write_bytes((root / "images" / "c02.png").read_bytes())
+    with pytest.raises(UserError, match=r"has 6: .* 1 pairs of near-duplicate images"):
+        prepare_dataset(root, PrepareSettings(), tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["hashes.json"]
