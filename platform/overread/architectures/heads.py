@@ -1,0 +1,168 @@
+"""Heads, losses and readings over any Network: softmax over all classes, or one sigmoid per foreground class."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from overread.architectures.blocks import convolution
+from overread.architectures.contract import Losses, Network, Segmenter
+from overread.errors import UserError
+from overread.losses import cross_entropy, dice_loss, focal_loss, lovasz_hinge
+from overread.records import Batch, Needs, Readings, Variant
+
+PRIOR = 0.05
+"""Share of foreground that an untrained network predicts, over all foreground classes."""
+SOFTMAX_LOSSES = {"ce": 1.0, "dice": 0.0}
+"""Terms of softmax networks; cross-entropy alone is what U-Net and U-Netmer publish."""
+SIGMOID_LOSSES = {"focal": 0.5, "dice": 1.0, "lovasz": 0.5}
+"""Terms of sigmoid networks, with the weights of UNet#."""
+
+
+def softmax_losses(logits: Tensor, targets: Tensor, weights: Mapping[str, float]) -> Losses:
+    """Return the weighted loss and its terms for logits and soft targets (B, K, *S). Dice is over the foreground."""
+    return _weighted(
+        {
+            "ce": lambda: cross_entropy(logits, targets),
+            "dice": lambda: dice_loss(logits.float().softmax(1)[:, 1:], targets[:, 1:]),
+        },
+        weights,
+    )
+
+
+def sigmoid_losses(logits: Tensor, targets: Tensor, weights: Mapping[str, float]) -> Losses:
+    """Return the weighted loss and its terms for logits and soft targets (B, K - 1, *S), averaged over the classes."""
+    return _weighted(
+        {
+            "focal": lambda: focal_loss(logits, targets),
+            "dice": lambda: dice_loss(logits.float().sigmoid(), targets),
+            "lovasz": lambda: lovasz_hinge(logits, targets),
+        },
+        weights,
+    )
+
+
+def _weighted(terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> Losses:
+    """Return the terms, means over samples detached for the log, and their weighted sum; weight 0 is not computed."""
+    losses = {name: term().mean() for name, term in terms.items() if weights[name] > 0}
+    total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+    return {"loss": total} | {name: value.detach() for name, value in losses.items()}
+
+
+def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the loss weights; none may be negative and one must be positive."""
+    if min(weights.values()) < 0 or max(weights.values()) <= 0:
+        raise UserError(f"loss weights must be >= 0 and one of them > 0, but got {dict(weights)}")
+    return dict(weights)
+
+
+def check_classes(classes: int) -> int:
+    """Return the number of classes with background; there must be a foreground."""
+    if classes < 2:
+        raise UserError(f"classes counts the background and must be at least 2, but got {classes}")
+    return classes
+
+
+def start_from_prior(head: nn.Module, classes: int) -> nn.Module:
+    """Set the bias of a head (a convolution to K or K - 1 maps) so that it starts with `PRIOR` foreground.
+
+    Foreground is rare: from an even start a short training spends its first hundreds of steps on learning only that
+    (RetinaNet, Lin et al. 2017, arXiv:1708.02002, section 4.1).
+    """
+    bias = head.bias
+    assert isinstance(bias, Tensor)  # noqa: S101  (heads are convolutions with a bias)
+    with torch.no_grad():
+        if len(bias) == classes:  # softmax over all classes
+            bias.fill_(math.log(PRIOR / (classes - 1)))
+            bias[0] = math.log(1 - PRIOR)
+        else:  # one sigmoid per foreground class
+            share = PRIOR / (classes - 1)
+            bias.fill_(math.log(share / (1 - share)))
+    return head
+
+
+def with_background(foreground: Tensor) -> Tensor:
+    """Return class probabilities (B, K, *S) from independent ones (B, K - 1, *S).
+
+    Background = product of 1 - p; all are then divided by their sum, so that any members can be averaged.
+    """
+    background = (1 - foreground).prod(1, keepdim=True)
+    scores = torch.cat([background, foreground], 1)
+    return scores / scores.sum(1, keepdim=True)
+
+
+class HeadSegmenter(Segmenter):
+    """Any Network with a 1x1 head; subclasses say what its maps mean."""
+
+    def __init__(
+        self, network: Network, *, classes: int, outputs: int, losses: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = check_classes(classes)
+        head = convolution(network.spatial_dims, network.feature_channels, outputs, kernel=1)
+        self.head = start_from_prior(head, classes)
+        self.needs = Needs(size_multiple=network.size_multiple)
+        self.loss_weights = check_weights(self._loss_weights(losses))
+
+    def logits(self, images: Tensor, variant: Variant | None = None) -> Tensor:
+        """Map (B, C, *S) to the logits of the head (B, outputs, *S)."""
+        return self.head(self.network.features(images, variant).last)
+
+    @abstractmethod
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return class probabilities (B, K, *S) from float32 logits."""
+
+    def probabilities(self, images: Tensor, variant: Variant | None = None) -> Tensor:
+        """Return (B, K, *S) float32 class probabilities; gradients flow unless the caller switches them off."""
+        return self.activate(self.logits(images, variant).float())
+
+    def read(
+        self,
+        batch: Batch,
+        *,
+        variant: Variant | None = None,
+        anchors: Batch | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Readings:
+        """Read a batch with one forward pass; there are no alternatives."""
+        return Readings(probabilities=self.probabilities(batch.images, variant))
+
+
+class SoftmaxSegmenter(HeadSegmenter):
+    """Any Network with a head over all classes: softmax, cross-entropy and foreground Dice."""
+
+    default_losses = SOFTMAX_LOSSES
+
+    def __init__(self, network: Network, *, classes: int, losses: Mapping[str, float] | None = None) -> None:
+        super().__init__(network, classes=classes, outputs=classes, losses=losses)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return the softmax over the classes."""
+        return logits.softmax(1)
+
+    def forward(self, batch: Batch, part: int = 0) -> Losses:
+        """Return `ce`, `dice` (where weighted) and "loss"."""
+        return softmax_losses(self.logits(batch.images), batch.soft_targets(self.classes), self.loss_weights)
+
+
+class SigmoidSegmenter(HeadSegmenter):
+    """Any Network with a head over the foreground classes: one sigmoid each, focal, Dice and Lovász losses."""
+
+    default_losses = SIGMOID_LOSSES
+
+    def __init__(self, network: Network, *, classes: int, losses: Mapping[str, float] | None = None) -> None:
+        super().__init__(network, classes=classes, outputs=classes - 1, losses=losses)
+
+    def activate(self, logits: Tensor) -> Tensor:
+        """Return the sigmoids with the background they leave."""
+        return with_background(logits.sigmoid())
+
+    def forward(self, batch: Batch, part: int = 0) -> Losses:
+        """Return `focal`, `dice`, `lovasz` (where weighted) and "loss"."""
+        targets = batch.soft_targets(self.classes)[:, 1:]
+        return sigmoid_losses(self.logits(batch.images), targets, self.loss_weights)

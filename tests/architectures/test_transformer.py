@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from overread.architectures.contract import count_parameters
+from overread.architectures.transformer import Attention, Block, Encoder, PositionGrid
+from overread.errors import UserError
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_block_has_12_d_squared_and_13_d_parameters(width):
+    assert count_parameters(Block(width, heads=4)) == 12 * width**2 + 13 * width
+
+
+def test_the_encoder_of_the_fact_sheet():
+    with torch.device("meta"):
+        for width, expected in ((512, 19_046_400), (1024, 75_841_536)):
+            count = count_parameters(Encoder(width, depth=6, heads=8)) + count_parameters(PositionGrid(width, 16))
+            assert count == expected
+
+
+def test_attention_is_the_weighted_mean_of_the_values():
+    attention = Attention(8, heads=2).eval()
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    weights = attention.weights(x)
+    assert weights.shape == (2, 2, 5, 5)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5))
+    values = attention.split(x)[2]
+    expected = attention.out((weights @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x), expected)
+
+
+def test_the_encoder_does_not_know_the_order_of_tokens():
+    encoder = Encoder(8, depth=2, heads=2)
+    x = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(encoder(x)[:, order], encoder(x[:, order]))
+
+
+def test_positions_are_interpolated_to_other_sizes_only():
+    grid = PositionGrid(4, side=4)
+    assert grid((4, 4)) is grid.grid
+    with torch.no_grad():
+        grid.grid.fill_(2.0)
+    torch.testing.assert_close(grid((6, 3)), torch.full((1, 4, 6, 3), 2.0))
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(UserError, match="multiple of the heads"):
+        Attention(10, heads=4)
