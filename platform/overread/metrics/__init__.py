@@ -1,0 +1,1 @@
+"""Overlap metrics per case and their summaries over cases. NumPy only."""

@@ -1,0 +1,127 @@
+"""What a table says of many cases: mean, spread, n and a bootstrap interval, always together.
+
+The interval is the 2.5 and 97.5 percentile of the means of resamples drawn with replacement (percentile bootstrap,
+Efron 1979). Cases of one group (a patient, a cluster of near-duplicates) are alike, so groups are resampled with all
+their cases (cluster bootstrap); without groups each case is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.jsonio import JsonRecord
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary(JsonRecord):
+    """Figures of n values. None: not defined (spread of fewer than two values, interval of fewer than two groups)."""
+
+    mean: float | None
+    sd: float | None
+    """Standard deviation of the sample (n - 1)."""
+    n: int
+    low: float | None
+    """Lower end of the 95 % bootstrap interval of the mean."""
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundSplit(JsonRecord):
+    """A metric over all cases, and apart over those with and without foreground in the truth."""
+
+    all: Summary
+    foreground: Summary
+    """Cases whose truth has foreground."""
+    normal: int
+    """Number of cases whose truth has none."""
+    false_positives: int
+    """Normal cases in which foreground was predicted."""
+    false_positive_rate: float | None
+    """None if there is no normal case."""
+
+
+def summarise(
+    values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES, groups: Sequence[Hashable] | None = None
+) -> Summary:
+    """Return mean, sd, n and the 95 % bootstrap interval of the mean; the same values give the same interval.
+
+    `groups` names the group of each value: mean, sd and n are over the values, only the resampling is by group.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    sums, counts = _by_group(data, groups)
+    n = len(data)
+    if n < 2:
+        return Summary(mean=float(data[0]) if n else None, sd=None, n=n, low=None, high=None)
+    low: float | None = None
+    high: float | None = None
+    if len(sums) > 1:
+        low, high = map(float, np.percentile(_resampled_means(sums, counts, seed, resamples), [2.5, 97.5]))
+    return Summary(mean=float(data.mean()), sd=float(data.std(ddof=1)), n=n, low=low, high=high)
+
+
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    groups: Sequence[Hashable] | None = None,
+) -> Summary:
+    """Return the summary of the differences a - b of the same cases in the same order; unequal lengths raise."""
+    return summarise([x - y for x, y in zip(a, b, strict=True)], seed, resamples, groups)
+
+
+def split_by_foreground(
+    values: Sequence[float],
+    truth_has: Sequence[bool],
+    prediction_has: Sequence[bool],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> ForegroundSplit:
+    """Return a metric over all cases and over those with foreground, and the false-positive rate of the others.
+
+    The sequences hold one entry per case: the metric, whether truth and prediction have any foreground, the group.
+    """
+    names = range(len(values)) if groups is None else groups
+    rows = list(zip(values, truth_has, prediction_has, names, strict=True))
+    normal = [bool(found) for _, true, found, _ in rows if not true]
+    return ForegroundSplit(
+        all=summarise(values, seed, groups=groups),
+        foreground=summarise(
+            [value for value, true, *_ in rows if true],
+            seed,
+            groups=[name for _, true, _, name in rows if true],
+        ),
+        normal=len(normal),
+        false_positives=sum(normal),
+        false_positive_rate=sum(normal) / len(normal) if normal else None,
+    )
+
+
+def _by_group(
+    data: NDArray[np.float64], groups: Sequence[Hashable] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum and the number of the values of each group, in order of appearance."""
+    if groups is None:
+        return data, np.ones(len(data))
+    if len(groups) != len(data):
+        raise ValueError(f"each value must have a group, but there are {len(data)} values and {len(groups)} groups")
+    order = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    places = np.array([order[name] for name in groups], dtype=np.intp)
+    return np.bincount(places, weights=data).astype(np.float64), np.bincount(places).astype(np.float64)
+
+
+def _resampled_means(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int, resamples: int
+) -> NDArray[np.float64]:
+    generator = np.random.default_rng(seed)
+    n = len(sums)
+    # One resample at a time would be slow in Python, all at once 2000 x n in memory: blocks are neither.
+    block = max(1, 1_000_000 // n)
+    draws = (generator.integers(0, n, (min(block, resamples - start), n)) for start in range(0, resamples, block))
+    return np.concatenate([sums[drawn].sum(1) / counts[drawn].sum(1) for drawn in draws])
