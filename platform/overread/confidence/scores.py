@@ -1,0 +1,115 @@
+"""The one module of confidence scores: which readings enter which score, and the scores of a case.
+
+`SCORES` is the table of design section 2. Scores of a case are made of `Relations` and never of a family's own code.
+A case where a member failed, all readings are empty or only one reading exists is flagged: see `ranking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from overread.confidence.relations import Relations
+from overread.records import CaseConfidence
+from overread.registry import Registry
+
+ALL_EMPTY = "all_empty"
+ONE_READING = "one_reading"
+MEMBER_FAILED = "member_failed"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of the table of scores."""
+
+    name: str
+    readings: str
+    """The readings that enter it, and nothing else."""
+    description: str
+    paper: str
+    rises_with_quality: bool = True
+    """False: a property of the case (its annotators disagree), not doubt of the network."""
+
+
+SCORES: Registry[Score] = Registry("score")
+for _score in (
+    Score(
+        "relation_confidence",
+        "one mask per ensemble member",
+        "Dice of Possible and Consensus; compare at equal n_readings only",
+        "Relation U-Net, generalised to n readings",
+    ),
+    Score("pairwise_dice", "one mask per ensemble member", "mean Dice over all pairs", "Zenk et al. 2024"),
+    Score("c_ij", "B_i and B_j of one U-Netmer", "Dice of the masks read at scales i and j", "U-Netmer"),
+    Score("relation_unet_c", "r^p and r^c of the pair (x, x)", "Dice of the two relation heads", "Relation U-Net"),
+    Score("mc_dropout_c", "the n dropout passes", "Dice of their Possible and Consensus", "Relation U-Net (baseline)"),
+    Score(
+        "annotator_disagreement",
+        "predicted U' and I' of a UGS-Net",
+        "Dice of predicted union and intersection of the annotators: how much they would differ",
+        "UGS-Net",
+        rises_with_quality=False,
+    ),
+):
+    SCORES.add(_score.name, _score)
+
+
+def case_confidence(
+    case: str,
+    relations: Relations,
+    label_names: Sequence[str],
+    foreground: float,
+    failed: Iterable[str] = (),
+    scores: Mapping[str, float | None] | None = None,
+) -> CaseConfidence:
+    """Return the row of a case from the relations of its members' masks.
+
+    Args:
+        case: Case id.
+        relations: One reading per member that did not fail.
+        label_names: By class id, the background first.
+        foreground: Highest mean foreground probability of any voxel.
+        failed: Names of members left out.
+        scores: Further scores, such as the `pair_score` of a member's relation sets.
+
+    """
+    names = dict(enumerate(label_names[1:], start=1))
+    relation = {name: relations.relation_confidence(k) for k, name in names.items()}
+    pairwise = {name: relations.pairwise_dice(k) for k, name in names.items()}
+    return CaseConfidence(
+        case=case,
+        n_readings=relations.n,
+        flag=case_flag(relations, failed),
+        foreground=foreground,
+        relation_confidence=mean_defined(relation.values()),
+        pairwise_dice=mean_defined(pairwise.values()),
+        relation_confidence_per_class=relation,
+        pairwise_dice_per_class=pairwise,
+        scores=dict(scores or {}),
+    )
+
+
+def case_flag(relations: Relations, failed: Iterable[str] = ()) -> str:
+    """Return why a case must not be ranked by agreement: reasons joined by ';', or nothing."""
+    names = ",".join(failed)
+    flags = [f"{MEMBER_FAILED}:{names}"] if names else []
+    if relations.empty():
+        flags.append(ALL_EMPTY)
+    if relations.n == 1:  # a mask always agrees with itself
+        flags.append(ONE_READING)
+    return ";".join(flags)
+
+
+def pair_score(relations: Relations, first: str, second: str) -> float | None:
+    """Return C, the Dice of two named readings, mean over the classes that either has (C_ij, Relation U-Net's C).
+
+    None if both are empty: the papers are silent there, and 1 would rank an overlooked lesion as safe.
+    """
+    i, j = relations.names.index(first), relations.names.index(second)
+    return mean_defined(relations.pair_dice(i, j, k) for k in range(1, relations.classes))
+
+
+def mean_defined(values: Iterable[float | None]) -> float | None:
+    """Return the mean of the values that are defined, None if there are none."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None

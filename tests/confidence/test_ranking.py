@@ -1,0 +1,55 @@
+import pytest
+
+from overread.confidence.ranking import ranking_score, score_of, worst_first
+from overread.errors import UserError
+from overread.records import CaseConfidence
+
+
+def row(
+    case: str, score: float | None, flag: str = "", foreground: float = 1.0, other: float | None = None
+) -> CaseConfidence:
+    return CaseConfidence(
+        case=case,
+        n_readings=3,
+        flag=flag,
+        foreground=foreground,
+        relation_confidence=score,
+        pairwise_dice=other,
+        relation_confidence_per_class={},
+        pairwise_dice_per_class={},
+        scores={"c_12": other},
+    )
+
+
+def test_flagged_first_by_foreground_then_rising_score() -> None:
+    rows = [
+        row("safe", 0.9),
+        row("clear empty", None, "all_empty", foreground=0.1),
+        row("doubtful", 0.2),
+        row("overlooked?", None, "all_empty", foreground=0.45),
+        row("failed", 1.0, "member_failed:unet", foreground=0.3),
+    ]
+    assert [r.case for r in worst_first(rows)] == ["overlooked?", "failed", "clear empty", "doubtful", "safe"]
+
+
+def test_order_of_ties_does_not_depend_on_the_input() -> None:
+    rows = [row("b", 0.5), row("a", 0.5)]
+    assert [r.case for r in worst_first(rows)] == [r.case for r in worst_first(rows[::-1])] == ["a", "b"]
+
+
+def test_any_score_ranks() -> None:
+    rows = [row("a", 0.1, other=0.9), row("b", 0.2, other=0.3), row("c", 0.3, other=None)]
+    assert [r.case for r in worst_first(rows, "pairwise_dice")] == ["c", "b", "a"]
+    assert [r.case for r in worst_first(rows, "c_12")] == ["c", "b", "a"]
+
+
+def test_scores_by_name() -> None:
+    assert score_of(row("a", 0.1, other=0.9), "c_12") == 0.9
+    assert score_of(row("a", 1.0, "member_failed:unet")) == 1.0
+    assert ranking_score(row("a", 1.0, "member_failed:unet")) is None
+    with pytest.raises(UserError, match="unknown score 'c_99': choose one of c_12, pairwise_dice, relation_confidence"):
+        score_of(row("a", 0.1), "c_99")
+
+
+def test_no_rows() -> None:
+    assert worst_first([]) == []
