@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from overread.architectures.contract import Losses, build_segmenter
+from overread.data.store import open_case
+from overread.records import AugmentConfig, Batch, Extra, Needs, Prepared, Readings, Variant
+from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config
+from overread.training.evaluate import predict_case
+from overread.training.extras import ensure_extras, stored_extras
+from overread.training.inference import predict_volume
+from overread.training.worker import WorkerContext, train_trial
+
+CALLS: list[float] = []
+"""Sum of each image that extras were computed for."""
+
+
+class MappedSegmenter(TinySegmenter):
+    """Needs the doubled image and refuses a batch where it is not."""
+
+    def __init__(
+        self,
+        options: TinyOptions,
+        *,
+        in_channels: int,
+        classes: int,
+        spatial_dims: int = 2,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(options, in_channels=in_channels, classes=classes, spatial_dims=spatial_dims, losses=losses)
+        self.needs = Needs(extras={"twice": Extra(in_channels, "v1")})
+
+    def case_inputs(self, image: Tensor) -> dict[str, Tensor]:
+        assert not self.training
+        CALLS.append(float(image.sum()))
+        return {"twice": 2 * image}
+
+    def forward(self, batch: Batch, part: int = 0) -> Losses:
+        assert torch.allclose(batch.extras["twice"], 2 * batch.images)
+        return super().forward(batch, part)
+
+    def read(
+        self,
+        batch: Batch,
+        *,
+        variant: Variant | None = None,
+        anchors: Batch | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Readings:
+        assert torch.allclose(batch.extras["twice"], 2 * batch.images)
+        return super().read(batch, variant=variant)
+
+
+@pytest.fixture(autouse=True)
+def mapped() -> Iterator[None]:
+    CALLS.clear()
+    with tiny_architecture(MappedSegmenter, "mapped"):
+        yield
+
+
+CONFIG = tiny_config(architecture="mapped", steps=2, epochs=2, augment=AugmentConfig(intensity=0.0))
+
+
+def context_of(folder: Path) -> WorkerContext:
+    return WorkerContext(trial_id="trial", folder=folder, device=torch.device("cpu"), threads=1)
+
+
+def test_a_training_computes_the_extras_of_each_case_once(prepared: Prepared, tmp_path: Path) -> None:
+    outcome = train_trial(CONFIG, prepared, context_of(tmp_path / "a"))
+    assert (outcome.state, outcome.epochs[-1].step) == ("finished", 2)
+    images = [float(open_case(prepared, case.id).image.sum()) for case in prepared.cases]
+    assert sorted(CALLS) == pytest.approx(sorted(images), rel=1e-4)
+    train_trial(CONFIG, prepared, context_of(tmp_path / "b"))
+    assert len(CALLS) == len(prepared.cases)  # another trial finds them
+
+
+def test_only_what_is_missing_is_computed_and_stored_under_its_key(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG)
+    assert stored_extras(segmenter.needs, prepared, "case1") is None
+    ensure_extras(segmenter, prepared, ["case1"])
+    ensure_extras(segmenter, prepared, ["case1", "case2"])
+    assert len(CALLS) == 2
+    assert segmenter.training
+    arrays = open_case(prepared, "case1")
+    assert (arrays.folder / "extra_twice-v1.npy").is_file()
+    stored = stored_extras(segmenter.needs, prepared, "case1")
+    assert stored is not None
+    np.testing.assert_array_equal(stored["twice"].numpy(), 2 * np.asarray(arrays.image))
+    assert stored_extras(Needs(extras={"twice": Extra(1, "v2")}), prepared, "case1") is None
+
+
+def test_prepared_cases_are_read_with_stored_extras_and_new_ones_compute_theirs(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG).eval()
+    ensure_extras(segmenter, prepared, ["case0"])
+    mask = predict_case(segmenter, prepared, "case0", CONFIG, None, "cpu")
+    assert len(CALLS) == 1
+    image = np.array(open_case(prepared, "case0").image)
+    new = predict_volume(segmenter, image, CONFIG, None, "cpu")
+    assert len(CALLS) == 2
+    np.testing.assert_array_equal(mask, new.argmax(0)[0])
+
+
+def test_extras_of_another_shape_are_refused(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG)
+    segmenter.needs = Needs(extras={"twice": Extra(3, "v1")})
+    with pytest.raises(ValueError, match=r"'twice' of shape \(3, 1, 8, 8\), but gave \(1, 1, 8, 8\)"):
+        ensure_extras(segmenter, prepared, ["case0"])
+    segmenter.needs = Needs(extras={"other": Extra(1, "v1")})
+    with pytest.raises(ValueError, match=r"'other'.*gave None"):
+        ensure_extras(segmenter, prepared, ["case0"])
