@@ -1,0 +1,115 @@
+"""One case on its way through the members of a package: prepared once, read by each, brought back to its own grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from overread.architectures.contract import Segmenter
+from overread.confidence.relations import Relations
+from overread.confidence.scores import pair_score
+from overread.data.images import NativeImage
+from overread.data.preprocess import preprocess_image, to_native
+from overread.ensemble.fusion import Probabilities
+from overread.ensemble.package import Package
+from overread.metrics.overlap import CaseDice, case_dice
+from overread.records import Member, Variant
+from overread.training.inference import predict_alternatives, predict_volume
+
+Device = torch.device | str
+Ids = NDArray[np.uint8]
+logger = logging.getLogger(__name__)
+
+
+class MemberReader:
+    """One prepared case and the package that reads it."""
+
+    def __init__(self, package: Package, native: NativeImage, device: Device) -> None:
+        self.package = package
+        self.shape = native.native_shape
+        self.device = device
+        self.preprocessing = package.manifest.preprocessing
+        self.image = preprocess_image(native.array, self.preprocessing)
+
+    def read(self, member: Member, segmenter: Segmenter, variant: Variant) -> Probabilities:
+        """Return (K, *native) probabilities; NaN raises `ArithmeticError`."""
+        return self._native(predict_volume(segmenter, self.image, member.config, variant, self.device))
+
+    def _native(self, prepared: Probabilities) -> Probabilities:
+        if not np.isfinite(prepared).all():
+            raise ArithmeticError("its probabilities are not finite")
+        return to_native(prepared, self.shape, self.preprocessing)
+
+    def attempt(self, member: Member, failed: dict[str, str]) -> Probabilities | None:
+        """Return a member's probabilities, or None with the reason noted in `failed`."""
+        try:
+            segmenter = self.package.segmenter(member, self.device)
+            return self.read(member, segmenter, segmenter.variant(member.variant))
+        except Exception as error:  # whatever breaks one member must not take the case from the others
+            failed[member.name] = f"{type(error).__name__}: {error}"
+            logger.warning("member %s is left out: %s", member.name, failed[member.name])
+            return None
+
+    def baseline_dice(self, truth: NDArray[np.integer], known: set[str]) -> dict[str, CaseDice]:
+        """Return the baseline's Dice by its name, unless it is a member and already measured, or fails."""
+        baseline = self.package.manifest.baseline
+        if baseline is None or baseline.name in known:
+            return {}
+        probabilities = self.attempt(baseline, {})
+        if probabilities is None:
+            return {}
+        return {baseline.name: case_dice(class_ids(probabilities), truth, len(probabilities))}
+
+    def relation_scores(self, failed: Collection[str]) -> dict[str, float | None]:
+        """Return the scores of the members' relation sets, of the first member of each architecture that has them.
+
+        If that member fails its scores are None, so that every case of a table has the same columns.
+        """
+        scores: dict[str, float | None] = {}
+        done: set[str] = set()
+        for member in self.package.manifest.members:
+            sets = self.package.relation_sets(member)
+            if sets and member.architecture not in done:
+                done.add(member.architecture)
+                scores = self._pair_scores(member, sets, failed) | scores
+        return scores
+
+    def _pair_scores(
+        self, member: Member, sets: Mapping[str, tuple[str, str]], failed: Collection[str]
+    ) -> dict[str, float | None]:
+        undefined = dict.fromkeys(sets, None)
+        if member.name in failed:
+            return undefined
+        relations = Relations(self.shape, len(self.package.manifest.label_names))
+        try:
+            for name, probabilities in self._named(member, list(dict.fromkeys(chain(*sets.values())))):
+                relations.add(class_ids(probabilities), name)
+            return {score: pair_score(relations, *pair) for score, pair in sets.items()}
+        except Exception as error:  # scores of one member must not take the case from the others
+            names = ", ".join(sets)
+            logger.warning("%s of member %s are left out: %s: %s", names, member.name, type(error).__name__, error)
+            return undefined
+
+    def _named(self, member: Member, names: Sequence[str]) -> Iterator[tuple[str, Probabilities]]:
+        """Yield the named readings: variants are read one by one, others are among the alternatives of `main`."""
+        segmenter = self.package.segmenter(member, self.device)
+        variants = {variant.name for variant in segmenter.variants()}
+        for name in names:
+            if name in variants:
+                yield name, self.read(member, segmenter, segmenter.variant(name))
+        others = set(names) - variants
+        if others:
+            found = predict_alternatives(segmenter, self.image, member.config, None, self.device)
+            for name, prepared in found:
+                if name in others:
+                    yield name, self._native(prepared)
+
+
+def class_ids(probabilities: Probabilities) -> Ids:
+    """Return the most probable class (*S) uint8 of probabilities (K, *S); ties go to the lower id."""
+    return np.argmax(probabilities, axis=0).astype(np.uint8)

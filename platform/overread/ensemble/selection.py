@@ -1,0 +1,184 @@
+"""Choosing the members of an ensemble from the outcomes of a search, by validation Dice only.
+
+Different architectures detect failures better than seeds of one (Zenk et al. 2024), so the best variant of each
+architecture comes first, then the best variants of other trials, then other variants. A member's vote shrinks with its
+distance from the best one. People may choose instead; then nothing is dropped and all votes are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from overread.errors import UserError, unknown_name
+from overread.records import MAIN, Member, TrialOutcome, VariantScore
+
+LEAST = 3
+"""Readings that relations should have: the margin is widened by `WIDER` to find so many."""
+WIDER = 4.0
+Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
+"""By trial id: the outcome and the folder it lies in."""
+Choice = tuple[str, str]
+"""(trial id, variant)."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant of a trial that may become a member."""
+
+    outcome: TrialOutcome
+    score: VariantScore
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The trial's weights file."""
+        return self.folder / str(self.outcome.weights)
+
+    def reads_like(self, other: Candidate) -> bool:
+        """Whether both are the same reading of one trial, such as `main` and `scale_1`: a second vote for nothing."""
+        return (
+            self.outcome.trial_id == other.outcome.trial_id
+            and (self.score.dice, self.score.dice_per_class) == (other.score.dice, other.score.dice_per_class)
+            and self.score.case_dice == other.score.case_dice
+        )
+
+
+def select_winners(
+    outcomes: Outcomes,
+    k: int = 5,
+    margin: float = 0.05,
+    chosen: Sequence[Choice] | None = None,
+    *,
+    root: Path | None = None,
+) -> tuple[Member, ...]:
+    """Return the members of an ensemble.
+
+    Args:
+        outcomes: All trials of the search; those that failed or left no weights cannot be members.
+        k: Most members (not of those chosen by hand).
+        margin: Variants whose validation Dice is further below the best one are dropped, unless fewer than `LEAST`
+            members are left; a vote falls by the factor e for each margin below the best.
+        chosen: Chosen by hand, taken as they are; empty or None: by rule.
+        root: Folder that the members' weights paths are relative to; None: paths are as the folders are given.
+
+    Raises:
+        UserError: Nothing can be a member, or a chosen trial or variant does not exist.
+
+    """
+    if k < 1:
+        raise UserError(f"an ensemble must have at least 1 member, but got k = {k}")
+    if margin < 0:
+        raise UserError(f"margin must be at least 0, but got {margin}")
+    candidates = _candidates(outcomes)
+    if chosen:
+        return tuple(_member(candidate, root) for candidate in _by_hand(candidates, chosen, outcomes))
+    picked = _by_rule(candidates, k, margin)
+    best = picked[0].score.dice
+    return tuple(_member(candidate, root, vote(best - candidate.score.dice, margin)) for candidate in picked)
+
+
+def vote(below: float, margin: float) -> float:
+    """Return the weight of a member whose validation Dice is `below` that of the best one.
+
+    >>> vote(0.0, 0.05), round(vote(0.05, 0.05), 3)
+    (1.0, 0.368)
+    """
+    return math.exp(-below / margin) if margin else 1.0
+
+
+def select_baseline(outcomes: Outcomes, *, root: Path | None = None) -> Member | None:
+    """Return the search's plain U-Net (`config.baseline`) as a member, its main variant; None if it has no weights."""
+    plain = [c for c in _candidates(outcomes) if c.outcome.config.baseline and c.score.variant == MAIN]
+    return _member(plain[0], root) if plain else None
+
+
+def selection_rule(k: int = 5, margin: float = 0.05, chosen: Sequence[Choice] | None = None) -> str:
+    """Return the rule in words, for `winners.json` and the report."""
+    if chosen:
+        return "chosen by hand: " + ", ".join(f"{trial} {variant}" for trial, variant in chosen)
+    return (
+        f"by validation Dice: the best variant of each architecture first, then of other trials, then other variants, "
+        f"at most {k}, none more than {margin:g} below the best (wider if fewer than {LEAST}), no reading twice; "
+        f"votes fall by the factor e per {margin:g}"
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file; a missing one raises `UserError`."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} must be readable, but it is not ({error.strerror}): restore the file") from None
+
+
+def _candidates(outcomes: Outcomes) -> list[Candidate]:
+    """Return all possible members, best first; ties go by name, `main` before others."""
+    found = [
+        Candidate(outcome, score, folder)
+        for outcome, folder in outcomes.values()
+        if outcome.state != "failed" and outcome.weights is not None and (folder / outcome.weights).is_file()
+        for score in outcome.variants
+        if math.isfinite(score.dice)
+    ]
+    return sorted(found, key=lambda c: (-c.score.dice, c.outcome.trial_id, c.score.variant != MAIN, c.score.variant))
+
+
+def _by_rule(candidates: Sequence[Candidate], k: int, margin: float) -> list[Candidate]:
+    if not candidates:
+        raise UserError("an ensemble needs at least one finished trial with weights, but there is none: search longer")
+    best = candidates[0].score.dice
+    picked = _take(candidates, [c for c in candidates if c.score.dice >= best - margin], [], k)
+    wider = [c for c in candidates if c.score.dice >= best - WIDER * margin]
+    return _take(candidates, wider, picked, min(k, LEAST))
+
+
+def _take(
+    candidates: Sequence[Candidate], allowed: list[Candidate], picked: list[Candidate], k: int
+) -> list[Candidate]:
+    """Add allowed candidates up to `k`: leaders of the architectures, then leaders of the trials, then the rest."""
+    families = {c.outcome.config.architecture: c for c in reversed(candidates)}.values()
+    trials = {c.outcome.trial_id: c for c in reversed(candidates)}.values()
+    ranked = [[c for c in allowed if any(c is leader for leader in leaders)] for leaders in (families, trials)]
+    for candidate in [*ranked[0], *ranked[1], *allowed]:
+        if len(picked) < k and not any(candidate.reads_like(other) for other in picked):
+            picked = [*picked, candidate]
+    return picked
+
+
+def _by_hand(candidates: Sequence[Candidate], chosen: Sequence[Choice], outcomes: Outcomes) -> list[Candidate]:
+    known = {(c.outcome.trial_id, c.score.variant): c for c in candidates}
+    for trial, variant in chosen:
+        if trial not in outcomes:
+            raise unknown_name("trial", trial, outcomes)
+        if (trial, variant) not in known:
+            usable = [v for t, v in known if t == trial]
+            if not usable:
+                raise UserError(f"trial {trial} must have weights to be a winner, but has none: choose another trial")
+            raise unknown_name(f"variant of trial {trial}", variant, usable)
+    return [known[choice] for choice in dict.fromkeys(chosen)]
+
+
+def _member(candidate: Candidate, root: Path | None, weight: float = 1.0) -> Member:
+    outcome, score = candidate.outcome, candidate.score
+    family = outcome.config.architecture
+    name = outcome.trial_id if family in outcome.trial_id else f"{family}-{outcome.trial_id}"
+    weights = candidate.weights
+    return Member(
+        # Names become file names and entries of the flag column.
+        name=re.sub(r"[^A-Za-z0-9_.-]+", "_", name if score.variant == MAIN else f"{name}-{score.variant}"),
+        trial_id=outcome.trial_id,
+        architecture=outcome.config.architecture,
+        variant=score.variant,
+        config=outcome.config,
+        weights=str(weights) if root is None else Path(os.path.relpath(weights, root)).as_posix(),
+        sha256=file_sha256(weights),
+        validation_dice=score.dice,
+        weight=round(weight, 6),
+    )

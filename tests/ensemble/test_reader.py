@@ -1,0 +1,82 @@
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from overread.data.images import NativeImage
+from overread.ensemble.package import Package
+from overread.ensemble.reader import MemberReader, class_ids
+from overread.records import Batch, Readings
+from overread.testing.drawn import DrawnSegmenter, drawn_member, drawn_package
+
+HALF = np.full((2, 2, 2), 0.5)
+
+
+def grey() -> NativeImage:
+    return NativeImage(np.arange(4, dtype=np.float32).reshape(1, 2, 2), None, None, "uint8", ".png")
+
+
+def test_class_ids_of_ties_go_to_the_lower_id() -> None:
+    probabilities = np.array([[0.5, 0.2], [0.5, 0.3], [0.0, 0.5]], np.float32)
+    assert class_ids(probabilities).tolist() == [0, 2]
+    assert class_ids(probabilities).dtype == np.uint8
+
+
+class TwoHeads(DrawnSegmenter):
+    """Relates a variant with an alternative reading."""
+
+    def relation_sets(self) -> Mapping[str, tuple[str, str]]:
+        return {"heads_c": ("main", "other"), "own_c": ("main", "main")}
+
+    def read(self, batch: Batch, **options: Any) -> Readings:
+        readings = super().read(batch, **options)
+        others = [("unused", readings.probabilities), ("other", 1 - readings.probabilities)]
+        return replace(readings, alternatives=lambda: iter(others))
+
+
+def test_relation_sets_name_variants_and_alternatives() -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": np.array([[[0.1, 0.9]] * 2] * 2)}})
+    drawn = np.array([[[0.2, 0.2], [0.2, 0.9]], [[0.8, 0.8], [0.8, 0.1]]])  # three voxels; the other head: one
+    package.segmenter = lambda member, device="cpu": TwoHeads({"main": drawn})  # type: ignore[method-assign]
+    reader = MemberReader(package, grey(), "cpu")
+    assert reader.relation_scores(()) == {"heads_c": 0.0, "own_c": 1.0}
+    assert reader.relation_scores({"m"}) == {"heads_c": None, "own_c": None}
+
+
+def test_each_architecture_gives_the_scores_of_its_first_member() -> None:
+    scales = {"main": HALF, "scale_1": HALF, "scale_2": HALF}
+    package = drawn_package(
+        (2, 2), ("background", "organ"), {"plain": {"main": HALF}, "a": scales, "b": scales | {"scale_4": HALF}}
+    )
+    assert list(MemberReader(package, grey(), "cpu").relation_scores(())) == ["c_12"]
+
+
+def test_relation_sets_come_from_the_config_alone(tmp_path: Path) -> None:
+    member = drawn_member("a", (2, 2), 2, ["main", "scale_1", "scale_2", "scale_8"])
+    package = Package(tmp_path, drawn_package((2, 2), ("background", "organ"), {}).manifest)  # no weights there
+    expected = {"c_12": ("scale_1", "scale_2"), "c_18": ("scale_1", "scale_8"), "c_28": ("scale_2", "scale_8")}
+    assert package.relation_sets(member) == package.relation_sets(member) == expected
+    assert package.relation_sets(drawn_member("a", (2, 2), 2, ["main"])) == {}
+
+
+def test_probabilities_come_back_in_the_native_grid() -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": HALF}})
+    image = NativeImage(np.arange(4, dtype=np.float32).reshape(1, 2, 2), None, None, "uint8", ".png")
+    reader = MemberReader(package, image, "cpu")
+    found = reader.attempt(package.manifest.members[0], {})
+    assert found is not None
+    np.testing.assert_allclose(found, HALF)
+
+
+def test_failure_is_noted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": RuntimeError("no")}})
+    reader = MemberReader(package, NativeImage(np.ones((1, 2, 2), np.float32), None, None, "uint8", ".png"), "cpu")
+    failed: dict[str, str] = {}
+    with caplog.at_level(logging.WARNING):
+        assert reader.attempt(package.manifest.members[0], failed) is None
+    assert failed == {"m": "RuntimeError: no"}
+    assert "member m is left out: RuntimeError: no" in caplog.text
