@@ -1,0 +1,116 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from overread.cluster.job import TrialJob, failed_outcome
+from overread.cluster.session import Resources
+from overread.errors import UserError
+from overread.records import Prepared
+from overread.search.clock import SearchClock
+from overread.search.opening import Search, make_searcher, open_search, time_left
+from overread.search.searcher import JobSearch
+from overread.search.settings import SearchSettings
+from overread.testing.search import fast_timer
+from overread.testing.tiny import tiny_prepared
+from overread.training.seeds import derived_seed
+
+HERE = Resources(cpus=2, gpus=0.0, nodes=1, cpus_per_node=2)
+SETTINGS = SearchSettings(space="unet", trials=8, steps=40, epochs=4, seed=7)
+
+SPACE = """
+POINTS = [{"unet/norm": "none"}]
+def suggest(trial, context):
+    norm = trial.suggest_categorical("unet/norm", ["batch", "instance"])
+    return {"options": {"norm": norm, "width": trial.suggest_categorical("unet/width", list(context.widths["unet"]))}}
+"""
+"""A space whose point does not lie in it."""
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Prepared:
+    return tiny_prepared(tmp_path / "data")
+
+
+def opened(prepared: Prepared, out: Path, settings: SearchSettings = SETTINGS) -> Search:
+    return open_search(prepared, out, settings, HERE, fast_timer)
+
+
+def give(searcher: JobSearch, name: str) -> TrialJob:
+    return TrialJob.from_json(json.loads(searcher.suggest(name)["job"]))
+
+
+def test_the_first_point_of_the_plain_network_is_the_baseline(prepared: Prepared, tmp_path: Path) -> None:
+    searcher = make_searcher(opened(prepared, tmp_path / "s"))
+    first, second = give(searcher, "a"), give(searcher, "b")
+    assert (first.config.baseline, first.protected, first.config.optimiser.learning_rate) == (True, True, 3e-3)
+    assert (second.config.baseline, second.protected, second.config.optimiser.learning_rate) == (False, False, 1e-2)
+
+
+def test_another_network_is_no_baseline_when_the_first_point_failed(prepared: Prepared, tmp_path: Path) -> None:
+    searcher = make_searcher(opened(prepared, tmp_path / "s"))
+    first = give(searcher, "a")
+    failed_outcome(first, "nan_loss")
+    searcher.on_trial_complete("a", {})
+    second = give(searcher, "b")
+    # the next of the family runs to its end, but is not what the ensemble is compared with
+    assert (second.config.baseline, second.protected) == (False, True)
+    # the same point once more is
+    searcher.on_trial_complete("b", None, error=True)
+    for name in ("c", "d"):
+        give(searcher, name)
+        searcher.on_trial_complete(name, None, error=True)
+    searcher.study.enqueue_trial(searcher.study.trials[0].params)
+    again = give(searcher, "e")
+    assert (again.config.baseline, again.protected, again.number) == (True, True, 4)
+
+
+def test_a_point_that_a_killed_driver_lost_comes_first(prepared: Prepared, tmp_path: Path) -> None:
+    before = make_searcher(opened(prepared, tmp_path / "s"))
+    before.study.ask()  # and killed before the job was written
+    after = make_searcher(opened(prepared, tmp_path / "s", replace(SETTINGS, resume=True)))
+    first, second = give(after, "a"), give(after, "b")
+    assert (first.number, first.config.baseline, first.config.optimiser.learning_rate) == (0, True, 3e-3)
+    assert (second.number, second.config.baseline, second.config.optimiser.learning_rate) == (1, False, 1e-2)
+
+
+def test_seeds_of_neighbouring_searches_differ(prepared: Prepared, tmp_path: Path) -> None:
+    seeds = {}
+    for seed in (7, 8):
+        searcher = make_searcher(opened(prepared, tmp_path / str(seed), replace(SETTINGS, seed=seed)))
+        seeds[seed] = [give(searcher, name).config.seed for name in ("a", "b")]
+    assert seeds[7] == [derived_seed(7, 0) >> 32, derived_seed(7, 1) >> 32]
+    assert len({*seeds[7], *seeds[8]}) == 4
+    assert all(0 <= seed < 2**31 for pair in seeds.values() for seed in pair)
+
+
+def test_a_finished_search_starts_nothing_when_resumed(prepared: Prepared, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, trials=None, time_budget_s=100.0, seconds_per_trial=10.0)
+    now = 0.0
+    search = replace(
+        opened(prepared, tmp_path / "s", settings),
+        clock=SearchClock(path=tmp_path / "s" / "clock.json", budget=100.0, least=10.0, now=lambda: now),
+    )
+    # 92 s may train: 8 % are kept for evaluation; a trial starts with at least 6 of its 10 s
+    now = 86.0
+    assert time_left(search, given=1)
+    now = 86.5
+    assert not time_left(search, given=1)
+    search.clock.save()
+    resumed = opened(prepared, tmp_path / "s", replace(settings, resume=True))
+    assert resumed.clock.used_before == 86.5
+    assert not time_left(resumed, given=1)
+    # an unfinished trial would still get its seconds
+    assert resumed.clock.end is not None and resumed.clock.end - resumed.clock.started == pytest.approx(13.5)
+
+
+def test_nothing_is_written_before_everything_is_checked(prepared: Prepared, tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    (tmp_path / "unet.py").write_text(SPACE)
+    for wrong in (replace(SETTINGS, space="nothing"), replace(SETTINGS, workers_per_trial=(3,))):
+        with pytest.raises(UserError):
+            opened(prepared, out, wrong)
+    with pytest.raises(UserError, match="points of a space must lie in it"):
+        opened(prepared, out, replace(SETTINGS, spaces_dir=str(tmp_path)))
+    assert not out.exists()

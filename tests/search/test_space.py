@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from overread.errors import UserError
+from overread.search.budget import suggest_point
+from overread.search.space import (
+    SpaceContext,
+    known_spaces,
+    load_space,
+    make_config,
+    points,
+    space_architectures,
+)
+from overread.testing.tiny import tiny_prepared
+
+BATCHES = {"unet": 8, "unetmer": 4, "unet_sharp": 8}
+WIDTHS = {"unet": (8, 12), "unetmer": (8,), "unet_sharp": (8, 12)}
+OWN = """
+ARCHITECTURE = "unet"
+POINTS = [{"own/depth": 3}]
+
+def suggest(trial, context):
+    return {"options": {"depth": trial.suggest_int("own/depth", 3, 4), "width": max(context.widths["unet"])}}
+"""
+
+
+def context(*architectures: str) -> SpaceContext:
+    return SpaceContext(
+        spatial_dims=2, volumetric=False, widths=WIDTHS, batch_sizes=BATCHES, architectures=architectures
+    )
+
+
+def test_an_unknown_space_lists_the_known_ones() -> None:
+    assert {"panel", "unet", "unetmer", "unet_sharp"} <= set(known_spaces())
+    with pytest.raises(UserError, match=r"unknown space 'unett': choose one of .*panel.*unet"):
+        load_space("unett")
+
+
+def test_families_of_a_joint_space_and_of_a_single_one() -> None:
+    panel = load_space("panel")
+    assert set(space_architectures("panel", panel)) >= {"unet", "unetmer", "unet_sharp"}
+    assert space_architectures("panel", panel)[0] == "unet"
+    assert space_architectures("panel", panel, ("unetmer", "unet")) == ("unet", "unetmer")
+    assert space_architectures("unet", load_space("unet")) == ("unet",)
+    with pytest.raises(UserError, match="unknown architecture of this space 'resnet'"):
+        space_architectures("panel", panel, ("resnet",))
+
+
+def test_points_are_those_of_the_families_at_the_largest_width() -> None:
+    found = points(load_space("panel"), context("unet", "unetmer"))
+    assert {point["architecture"] for point in found} == {"unet", "unetmer"}
+    assert {point.get("unet/width") for point in found} == {12, None}
+    assert [point["architecture"] for point in found[:2]] == ["unet", "unetmer"]
+
+
+def test_every_point_of_every_space_makes_a_config(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path)
+    for name in known_spaces():
+        module = load_space(name)
+        here = context(*space_architectures(name, module))
+        for point in points(module, here):
+            suggestion = suggest_point(module, here, point, seed=0)
+            config = make_config(suggestion, prepared, here, steps=5, seed=3)
+            family = config.architecture
+            assert config.options["width"] == max(WIDTHS[family])
+            assert (config.steps, config.seed, config.classes) == (5, 3, 2)
+
+
+def test_the_patch_has_the_size_that_the_network_needs(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path, shape=(1, 20, 20))
+    module, here = load_space("unet"), context("unet")
+    (bare, *_) = points(module, here)  # depth 4: sizes are multiples of 2**3
+    config = make_config(suggest_point(module, here, bare, 0), prepared, here, train_seconds=9.0)
+    assert (config.patch_size, config.train_seconds) == ((24, 24), 9.0)
+
+
+def test_a_point_outside_its_space_is_an_error() -> None:
+    module = load_space("unet")
+    with pytest.raises(UserError, match="points of a space must lie in it"):
+        suggest_point(module, context("unet"), {"unet/norm": "layer"}, seed=0)
+
+
+def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "own.py").write_text(OWN)
+    (tmp_path / "spaces" / "broken.py").write_text("POINTS = []")
+    prepared = tiny_prepared(tmp_path / "data")
+    module = load_space("own", tmp_path / "spaces")
+    here = context(*space_architectures("own", module))
+    config = make_config(suggest_point(module, here, {"own/depth": 4}, 0), prepared, here, steps=1)
+    assert (config.architecture, config.options) == ("unet", {"depth": 4, "width": 12})
+    with pytest.raises(UserError, match="lacks suggest"):
+        load_space("broken", tmp_path / "spaces")
+
+
+def test_unknown_keys_of_a_suggestion_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"but got \['depth'\]"):
+        make_config({"options": {}, "depth": 3}, tiny_prepared(tmp_path), context("unet"), steps=1)
