@@ -1,0 +1,103 @@
+"""Tables that are read in a terminal or pasted as Markdown: members of an ensemble, leaderboard of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from overread.review.report import EnsembleSummary, MemberRow, count, interval, number
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts: `columns` by `rows`; columns from `left` on are figures and align right."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    left: int = 1
+
+    def __post_init__(self) -> None:
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"rows must have {len(self.columns)} texts, but got {wrong[0]}")
+
+    def rich(self) -> Table:
+        """Return the table for a terminal."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=self.title, title_justify="left")
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if index < self.left else "right")
+        for row in self.rows:
+            table.add_row(*(Text(text) for text in row))  # Text: a name with [brackets] is not markup
+        return table
+
+    def markdown(self) -> str:
+        """Return the table as Markdown, without its title."""
+        rule = ["---" if index < self.left else "---:" for index in range(len(self.columns))]
+        lines = [self.columns, rule, *self.rows]
+        return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"
+
+
+class Scored(Protocol):
+    """One row of a leaderboard; that of `tracking.winners` is one."""
+
+    @property
+    def trial_id(self) -> str: ...  # noqa: D102  (fields, not methods)
+    @property
+    def architecture(self) -> str: ...  # noqa: D102
+    @property
+    def variant(self) -> str: ...  # noqa: D102
+    @property
+    def state(self) -> str: ...  # noqa: D102
+    @property
+    def validation_dice(self) -> float | None: ...  # noqa: D102
+    @property
+    def parameters(self) -> int | None: ...  # noqa: D102
+    @property
+    def seconds_per_case(self) -> float | None: ...  # noqa: D102
+    @property
+    def winner(self) -> bool: ...  # noqa: D102
+
+
+def members_grid(members: Sequence[MemberRow], ensemble: EnsembleSummary | None = None) -> Grid:
+    """Return the members with validation and locked Dice; the ensemble's locked Dice is the last row."""
+    rows = [(m.name, m.architecture, m.variant, number(m.validation_dice), number(m.locked_dice)) for m in members]
+    if ensemble is not None:
+        rows.append(("ensemble", count(len(members), "member"), "", number(None), number(ensemble.dice.mean)))
+    columns = ("member", "architecture", "variant", "validation Dice", "locked Dice")
+    return Grid("Members of the ensemble", columns, tuple(rows), left=3)
+
+
+def classes_grid(ensemble: EnsembleSummary) -> Grid:
+    """Return the ensemble's Dice per class, with interval and n."""
+    named = [*ensemble.per_class.items(), ("mean over classes", ensemble.dice)]
+    rows = tuple((name, number(s.mean), interval(s), str(s.n)) for name, s in named)
+    return Grid("Dice of the ensemble", ("class", "Dice", "95 % interval", "n"), rows)
+
+
+def leaderboard_grid(rows: Sequence[Scored], limit: int | None = None) -> Grid:
+    """Return the leaderboard, winners marked with a star; `limit` keeps the first rows."""
+    shown = rows if limit is None else rows[:limit]
+    title = "Leaderboard (validation Dice)" + (f", first {len(shown)} of {len(rows)}" if len(shown) < len(rows) else "")
+    columns = ("winner", "trial", "architecture", "variant", "state", "validation Dice", "parameters", "s per case")
+    texts = tuple(
+        (
+            "*" if row.winner else "",
+            row.trial_id,
+            row.architecture,
+            row.variant,
+            row.state,
+            number(row.validation_dice),
+            "–" if row.parameters is None else f"{row.parameters:,}",  # noqa: RUF001
+            number(row.seconds_per_case),
+        )
+        for row in shown
+    )
+    return Grid(title, columns, texts, left=5)
