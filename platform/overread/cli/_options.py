@@ -1,0 +1,83 @@
+"""Options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from overread.cli._durations import DURATION
+from overread.records import PrepareSettings
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SIZE_CPU, SIZE_GPU = 96, 256
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+data = click.option("--data", type=FOLDER, required=True, help="Data set: MSD, nnU-Net v2 raw, or images/ and masks/.")
+out = click.option("--out", type=FOLDER, required=True, help="Run folder.")
+cache = click.option("--cache", type=FOLDER, help="Prepared arrays [default: $OVERREAD_CACHE or ~/.cache/overread].")
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+tracking = click.option("--tracking-uri", help="MLflow store or server [default: mlflow.db in the run folder].")
+existing = _stack(
+    click.option("--resume", is_flag=True, help="Continue the run in --out."),
+    click.option("--overwrite", is_flag=True, help="Delete the run in --out first."),
+)
+cluster = _stack(
+    click.option("--address", help="Ray cluster [default: $RAY_ADDRESS, or a local one of its own]."),
+    click.option("--cpus", type=click.IntRange(1), help="Logical CPUs of a local Ray [default: all cores]."),
+)
+reference = click.option("--reference", help="Annotator who is the truth [default: majority per voxel].")
+empty_annotation = click.option(
+    "--empty-annotation",
+    type=click.Choice(["background", "ignore"]),
+    default="background",
+    show_default=True,
+    help="What an empty label of one of several annotators says: nothing there, or not annotated.",
+)
+preparation = _stack(
+    click.option("--axis", type=click.IntRange(0, 2), help="Slice volumes along it [default: largest spacing]."),
+    click.option("--size", type=click.IntRange(16), help="Longest side in pixels [default: 96, with GPUs 256]."),
+    click.option("--folds", type=click.IntRange(2), default=5, show_default=True, help="Folds to cut the rest into."),
+    click.option("--group-pattern", help="Regular expression that finds the patient in a case's name."),
+    reference,
+    empty_annotation,
+)
+searching = _stack(
+    click.option("--space", default="panel", show_default=True, help="Search space, by file name."),
+    click.option("--spaces", type=FOLDER, help="Folder of search spaces instead of the built-in ones."),
+    click.option("--architectures", help="Comma-separated subset of the panel."),
+    click.option("--trials", type=click.IntRange(1), help="Trainings at the most."),
+    click.option("--workers-per-trial", default="1", show_default=True, help="Workers; '1,2' mixes both."),
+    click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True),
+    click.option("--max-concurrent", type=click.IntRange(1), help="Trials at a time [default: what fits]."),
+    click.option("--points", type=click.Choice(["fit", "published"]), default="fit", show_default=True),
+)
+time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")
+top = click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Members at the most.")
+
+
+def prepare_settings(options: Mapping[str, Any]) -> PrepareSettings:
+    """Collect the options of `preparation` and the seed into a record."""
+    return PrepareSettings(
+        axis=options["axis"],
+        max_side=options["size"] or (SIZE_GPU if options.get("gpus_per_worker") else SIZE_CPU),
+        folds=options["folds"],
+        group_pattern=options["group_pattern"],
+        reference=options["reference"],
+        empty_annotation=options["empty_annotation"],
+        seed=options["seed"],
+    )

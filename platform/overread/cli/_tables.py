@@ -1,0 +1,133 @@
+"""What commands print at their end, as tables of the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from overread.review import tables
+from overread.review.report import number
+from overread.review.tables import Grid
+
+if TYPE_CHECKING:
+    from overread.confidence.coverage import Correlation
+    from overread.ensemble.evaluate import EvaluationTable
+    from overread.metrics.summary import Summary
+    from overread.pipeline.summary import RunSummary
+    from overread.search.budget import PlannedFamily
+    from overread.tracking.winners import LeaderboardRow
+
+
+def show(grids: Sequence[Grid]) -> None:
+    """Print tables to standard output."""
+    from rich.console import Console
+
+    console = Console()
+    for grid in grids:
+        console.print(grid.rich())
+
+
+def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
+    """Return the first rows of the leaderboard, with the validation cases of each and the members of the ensemble."""
+    grid = tables.leaderboard_grid(rows, limit)
+    more = [("–" if row.cases is None else str(row.cases), "*" if row.member else "") for row in rows]  # noqa: RUF001
+    texts = tuple((*text, *added) for text, added in zip(grid.rows, more, strict=False))
+    return replace(grid, columns=(*grid.columns, "n", "member"), rows=texts)
+
+
+def summary_grids(summary: RunSummary) -> list[Grid]:
+    """Return members, ensemble, differences and confidence of a run."""
+    return [_members(summary), _classes(summary), _differences(summary), _confidence(summary)]
+
+
+def _members(summary: RunSummary) -> Grid:
+    rows = [
+        (m.name, m.architecture, m.variant, number(m.validation_dice), number(m.locked_dice)) for m in summary.members
+    ]
+    base = summary.baseline
+    if base and base.name not in {member.name for member in summary.members}:
+        rows.append(
+            (
+                "plain U-Net (no vote)",
+                base.architecture,
+                base.variant,
+                number(base.validation_dice),
+                number(base.locked_dice),
+            )
+        )
+    rows.append(("ENSEMBLE", f"{len(summary.members)} members", "", number(None), number(summary.ensemble.locked_dice)))
+    columns = ("member", "architecture", "variant", "validation Dice", "locked Dice")
+    return Grid(f"Members on {summary.dataset}", columns, tuple(rows), left=3)
+
+
+def _classes(summary: RunSummary) -> Grid:
+    e = summary.ensemble
+    rows = [(label, number(dice), str(e.per_class_n.get(label, 0))) for label, dice in e.locked_dice_per_class.items()]
+    rows.append(("mean", number(e.locked_dice), str(e.n)))
+    if e.by_foreground is not None and e.by_foreground.normal:
+        rows.append(
+            ("cases with foreground", number(e.by_foreground.foreground.mean), str(e.by_foreground.foreground.n))
+        )
+        rate = f"false-positive rate {number(e.by_foreground.false_positive_rate)}"
+        rows.append(("normal cases", rate, str(e.by_foreground.normal)))
+    return Grid("Ensemble Dice on the locked split", ("class", "Dice", "n"), tuple(rows))
+
+
+def _differences(summary: RunSummary) -> Grid:
+    def row(name: str, s: Summary) -> tuple[str, ...]:
+        return (name.replace("_", " "), _signed(s.mean), f"{_signed(s.low)} to {_signed(s.high)}", str(s.n))
+
+    rows = tuple(row(name, difference) for name, difference in summary.differences.items())
+    return Grid("Paired differences of Dice", ("difference", "mean", "95 % interval", "n"), rows)
+
+
+def _confidence(summary: RunSummary) -> Grid:
+    def row(name: str, other: str, c: Correlation) -> tuple[str, ...]:
+        return (name.replace("_", " "), other, number(c.spearman), number(c.pearson), str(c.n))
+
+    rows = [row(name, "true Dice", c) for name, c in summary.confidence.items()]
+    rows += [row(name, "known difficulty", c) for name, c in summary.difficulty.items()]
+    return Grid("Confidence", ("score", "against", "Spearman", "Pearson", "n"), tuple(rows), left=2)
+
+
+def _signed(value: float | None) -> str:
+    return number(None) if value is None else f"{value:+.4f}"
+
+
+def plan_grid(plan: Sequence[PlannedFamily]) -> Grid:
+    """Return what a search would train."""
+    rows = tuple(
+        (p.architecture, ", ".join(map(str, p.widths)), str(p.batch_size), f"{1000 * p.step_seconds:.0f}",
+         str(p.steps_per_trial), str(p.trials), f"{p.minutes:.1f}")
+        for p in plan
+    )  # fmt: skip
+    columns = ("architecture", "widths", "batch", "ms per step", "steps per trial", "trials", "minutes of training")
+    return Grid("Planned search", columns, rows, left=2)
+
+
+def architecture_grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
+    """Return the registered networks, each with its exact parameter count and what that holds for."""
+    rows = tuple(
+        (e["name"], e["paper"], ", ".join(e["axes"]), f"{e['parameters']:,}",
+         f"{e['in_channels']} to {e['classes']} classes, {'x'.join(map(str, e['size']))}")
+        for e in entries
+    )  # fmt: skip
+    return Grid(
+        "Architectures", ("name", "paper", "free axes", "parameters", "at channels, classes, size"), rows, left=3
+    )
+
+
+def evaluation_grids(table: EvaluationTable) -> list[Grid]:
+    """Return per-class and overall figures of an evaluation."""
+    metrics = tuple(table.overall)
+    labels = [
+        (label, *(number(table.per_class[m][label].mean) for m in metrics), str(table.per_class[metrics[0]][label].n))
+        for label in table.label_names[1:]
+    ]
+    split = table.overall
+    labels.append(("all cases", *(number(split[m].all.mean) for m in metrics), str(split[metrics[0]].all.n)))
+    labels.append(
+        ("with foreground", *(number(split[m].foreground.mean) for m in metrics), str(split[metrics[0]].foreground.n))
+    )
+    return [Grid("Evaluation", ("class", *metrics, "n"), tuple(labels))]

@@ -1,0 +1,39 @@
+"""`overread ensemble`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from overread.cli import _options
+from overread.cli._session import working
+from overread.errors import UserError
+
+
+@click.command()
+@_options.out
+@_options.top
+@click.option("--tagged", is_flag=True, help="Take the trials tagged winner=true in MLflow instead of the best ones.")
+@click.option("--members", help="Take these: trial or trial:variant, separated by commas.")
+@_options.cluster
+def ensemble(out: Path, top: int, tagged: bool, members: str | None, address: str | None, cpus: int | None) -> None:
+    """Freeze the winners of the search in --out and assemble the ensemble package in OUT/ensemble.
+
+    Members are chosen by validation Dice only; `overread evaluate --out OUT` then reads the locked split with them.
+    """
+    from overread.pipeline import choosing, stages
+    from overread.pipeline.folders import RunFolder
+    from overread.pipeline.winners import read_chosen
+
+    if tagged and members:
+        raise UserError("--tagged and --members exclude each other, but both were given: give one")
+    folder = RunFolder(out.resolve())
+    chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
+    with working(address, cpus, out=out) as map_cases:
+        run = stages.open_run(folder, map_cases)
+        winners, _ = stages.assemble(run, top=top, chosen=chosen)
+    click.echo(f"rule: {winners.rule}")
+    for member in winners.members:
+        click.echo(f"member: {member.name}, {member.variant}, validation Dice {member.validation_dice:.4f}")
+    click.echo(f"package: {folder.ensemble}")

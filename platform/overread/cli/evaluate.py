@@ -1,0 +1,66 @@
+"""`overread evaluate` and `overread report`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from overread.cli import _options
+from overread.cli._session import show_log, working
+from overread.errors import UserError
+from overread.records import EmptyAnnotation, PrepareSettings
+
+
+@click.command()
+@click.option("--out", type=_options.FOLDER, help="Run folder: read its locked split with its ensemble.")
+@click.option("--predictions", type=_options.FOLDER, help="Folder of masks, to be measured against --data.")
+@click.option("--data", type=_options.FOLDER, help="Labelled data set that --predictions belong to.")
+@_options.reference
+@_options.empty_annotation
+@click.option("--allow-missing", is_flag=True, help="Measure --predictions although labelled cases have no mask.")
+@click.option("--metrics", default="dice,jaccard,sensitivity,precision", show_default=True)
+@_options.as_json
+@_options.cluster
+def evaluate(
+    out: Path | None,
+    predictions: Path | None,
+    data: Path | None,
+    reference: str | None,
+    empty_annotation: EmptyAnnotation,
+    allow_missing: bool,
+    metrics: str,
+    as_json: bool,
+    address: str | None,
+    cpus: int | None,
+) -> None:
+    """Measure an ensemble on the locked split of its run, or any masks against the labels of a data set.
+
+    The locked split is read after the winners are frozen; summary.json and report.html appear in the run folder.
+    """
+    from overread.cli._tables import evaluation_grids, show, summary_grids
+
+    if (out is None) == (predictions is None) or (predictions is None) != (data is None):
+        raise UserError("give either --out RUN, or --predictions MASKS with --data LABELLED: found another combination")
+    if predictions is not None and data is not None:
+        from overread.pipeline.prediction import evaluate_masks
+
+        show_log()
+        truth = PrepareSettings(reference=reference, empty_annotation=empty_annotation)
+        table = evaluate_masks(predictions, data, tuple(metrics.split(",")), truth=truth, allow_missing=allow_missing)
+        return click.echo(json.dumps(table.to_json())) if as_json else show(evaluation_grids(table))
+    from overread.pipeline.run import evaluate_run
+
+    with working(address, cpus, out=out) as map_cases:
+        summary = evaluate_run(Path(str(out)), map_cases)
+    return click.echo(json.dumps(summary.to_json())) if as_json else show(summary_grids(summary))
+
+
+@click.command()
+@_options.out
+def report(out: Path) -> None:
+    """Write report.html of a run or a prediction folder again, from its results."""
+    from overread.pipeline.prediction import rewrite_report
+
+    click.echo(f"report: {rewrite_report(out.resolve())}")

@@ -1,0 +1,43 @@
+"""`overread prepare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from overread.cli import _options
+from overread.cli._session import working
+
+
+@click.command()
+@_options.data
+@_options.preparation
+@_options.cache
+@_options.seed
+@_options.cluster
+@_options.as_json
+def prepare(
+    data: Path, cache: Path | None, address: str | None, cpus: int | None, as_json: bool, **options: Any
+) -> None:
+    """Check a data set, report all problems at once, and prepare its arrays and splits.
+
+    A second call with the same data and settings finds the arrays and starts at once.
+    """
+    from overread.pipeline import stages
+
+    with working(address, cpus, data=data, cache=cache) as map_cases:
+        prepared = stages.prepare(data, _options.prepare_settings(options), cache, map_cases)
+    splits = prepared.splits
+    if as_json:
+        return click.echo(json.dumps(prepared.to_json()))
+    click.echo(f"prepared       {prepared.root}")
+    click.echo(f"cases          {len(prepared.cases)} in {len({case.group for case in prepared.cases})} groups")
+    click.echo(f"labels         {', '.join(prepared.label_names)}")
+    click.echo(f"near-duplicates {len(prepared.near_duplicates)} pairs, kept in one group each")
+    folds = "+".join(str(len(fold)) for fold in splits.folds)
+    return click.echo(
+        f"splits         {len(splits.locked)} locked, {len(splits.calibration)} calibration, {folds} in folds"
+    )

@@ -1,0 +1,248 @@
+"""Reading new images with a package, and measuring masks that anyone made."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.data.checks import affine_problems, check_case
+from overread.data.images import SUFFIXES, inspect_header, read_label, stem, suffix
+from overread.data.layouts import read_dataset
+from overread.data.prepare import MapCases, annotated, truth_of
+from overread.data.preprocess import to_class_ids
+from overread.ensemble.evaluate import EvaluationTable, evaluate_readings
+from overread.ensemble.package import load_package
+from overread.errors import UserError
+from overread.pipeline.folders import RunFolder
+from overread.pipeline.page import write_page
+from overread.pipeline.reading import CaseResult, ReadItem
+from overread.pipeline.stages import load_results, read_items
+from overread.pipeline.summary import RunSummary
+from overread.records import Case, Dataset, Manifest, PrepareSettings
+
+CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+PACKAGE_COPY = "package.json"
+"""Manifest of the package that read a folder, and its mark: --overwrite deletes no folder without it. Not named as the
+manifest of a package, which must never be taken for a prediction folder."""
+log = logging.getLogger(__name__)
+
+
+def predict_folder(
+    package: Path,
+    images: Path,
+    out: Path,
+    map_cases: MapCases,
+    *,
+    probabilities: bool = False,
+    gpus: float = 0.0,
+    overwrite: bool = False,
+) -> list[CaseResult]:
+    """Read every image of a folder with a package into a prediction folder with its report.
+
+    The package and every image are checked before anything is written or deleted.
+    """
+    manifest = load_package(package).manifest
+    cases = find_images(images, len(manifest.preprocessing.channels))
+    _check_free(out, overwrite)
+    check_images(images, cases, manifest, map_cases)
+    if out.exists() and overwrite:
+        shutil.rmtree(out)
+    manifest.save(out / PACKAGE_COPY)
+    items = [
+        ReadItem(
+            case=case,
+            files=files,
+            package=str(package.resolve()),
+            out=str(out.resolve()),
+            probabilities=probabilities,
+            gpus=gpus,
+        )
+        for case, files in cases.items()
+    ]
+    results = read_items(items, manifest, out, map_cases)
+    write_page(out / "report.html", manifest, results, out)
+    return results
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not overwrite:
+        raise UserError(f"{out} must not exist yet, but it does: give --overwrite or another --out")
+    if not (out / PACKAGE_COPY).is_file():
+        raise UserError(f"--overwrite deletes only prediction folders, but {out} is none: delete it yourself")
+
+
+def find_images(folder: Path, channels: int) -> dict[str, tuple[str, ...]]:
+    """Return the files of every case of a flat folder, channel by channel; all problems come in one `UserError`.
+
+    Files `NAME_0000`, `NAME_0001`, ... are the channels of case NAME where they are exactly as many as the package
+    has; otherwise each is a case by its whole name, with all channels in the file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images must be a folder, but {folder} is none: check the path")
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and suffix(path) and path.name[0] != "."]
+    if not files:
+        raise UserError(f"{folder} must hold images ({', '.join(SUFFIXES)}), but it holds none: check the path")
+    numbered: dict[str, list[tuple[int, Path]]] = {}
+    for path in files:
+        if match := CHANNEL.match(stem(path)):
+            numbered.setdefault(match["case"], []).append((int(match["channel"]), path))
+    complete = {
+        case: [path for _, path in sorted(parts)]
+        for case, parts in numbered.items()
+        if sorted(number for number, _ in parts) == list(range(channels))
+    }
+    parts_of_cases = {path for parts in complete.values() for path in parts}
+    found = [*complete.items(), *((stem(path), [path]) for path in files if path not in parts_of_cases)]
+    _check_names(found)
+    return {case: tuple(str(path.resolve()) for path in parts) for case, parts in sorted(found)}
+
+
+def _check_names(found: Sequence[tuple[str, list[Path]]]) -> None:
+    by_case: dict[str, list[str]] = {}
+    for case, parts in found:
+        by_case.setdefault(case, []).append(parts[0].name)
+    problems = [
+        f"case {case}: names must be unique, but {' and '.join(names)} are both this case: rename one"
+        for case, names in by_case.items()
+        if len(names) > 1
+    ]
+    if problems:
+        raise UserError(*problems)
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """One new case to check against the channels and axes of a package."""
+
+    dataset: Dataset
+    case: Case
+
+
+def check_images(folder: Path, cases: Mapping[str, Sequence[str]], manifest: Manifest, map_cases: MapCases) -> None:
+    """Look into every image; raise one `UserError` with a line for each case that cannot be read."""
+    dataset = Dataset(
+        name=manifest.name,
+        root=str(folder.resolve()),
+        layout="folder",
+        spatial_dims=manifest.preprocessing.spatial_dims,
+        channels=manifest.preprocessing.channels,
+        label_names=manifest.label_names,
+        label_values=manifest.label_values,
+        cases=(),
+    )
+    tasks = [
+        ImageTask(dataset, Case(id=case, group=case, channels=tuple(Path(name).name for name in files)))
+        for case, files in cases.items()
+    ]
+    problems = [line for line in map_cases(check_image, tasks, "Checking images") if line]
+    if problems:
+        raise UserError(*problems)
+
+
+def check_image(task: ImageTask) -> str:
+    """Return all problems of one case as one line, or nothing."""
+    start = f"case {task.case.id}: "
+    problems = check_case(task.dataset, task.case)
+    return start + "; ".join(problem.removeprefix(start) for problem in problems) if problems else ""
+
+
+def evaluate_masks(
+    predictions: Path,
+    data: Path,
+    metrics: tuple[str, ...],
+    *,
+    truth: PrepareSettings | None = None,
+    allow_missing: bool = False,
+) -> EvaluationTable:
+    """Measure the masks of a folder (or its `masks/`) against the labels of a data set, by case name.
+
+    The truth of several annotators follows the rule of the preparation: `truth.reference`, else the majority per
+    voxel. Labelled cases without a mask raise `UserError` unless `allow_missing`; then their number is logged.
+    """
+    dataset = read_dataset(data)
+    folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    masks = {stem(path): path for path in files if path.is_file() and suffix(path)}
+    cases = [case for case in dataset.cases if case.id in masks]
+    if not cases:
+        raise UserError(f"{folder} must hold masks named as cases of {data}, but none is: check both paths")
+    missing = [case.id for case in dataset.cases if case.id not in masks]
+    if missing and not allow_missing:
+        raise UserError(
+            f"{folder} must hold a mask of every labelled case, but {len(missing)} of {len(dataset.cases)} have none "
+            f"({', '.join(missing)}): add them, or give --allow-missing to measure the others"
+        )
+    if missing:
+        log.warning("%d of %d labelled cases have no mask and are not measured", len(missing), len(dataset.cases))
+    read = partial(_mask_and_truth, dataset, masks, truth or PrepareSettings())
+    return evaluate_readings(_named(cases, read), dataset.label_names, metrics)
+
+
+def _named(
+    cases: Sequence[Case], read: partial[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield (case id, mask, truth) of all cases that can be read; those that cannot are raised together at the end."""
+    problems: list[str] = []
+    for case in cases:
+        start = f"case {case.id}: "
+        try:
+            mask, truth = read(case)
+        except UserError as error:
+            problems += [start + problem.removeprefix(start) for problem in error.problems]
+        else:
+            yield case.id, mask, truth
+    if problems:
+        raise UserError(*problems)
+
+
+def _mask_and_truth(
+    dataset: Dataset, masks: Mapping[str, Path], settings: PrepareSettings, case: Case
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return class ids of the mask and the truth of a case on one grid."""
+    root = Path(dataset.root)
+    reference = settings.reference
+    if reference is not None and reference not in case.labels:
+        raise UserError(
+            f"the reference annotator must be one of {', '.join(sorted(case.labels))}, but got '{reference}'"
+        )
+    labels = {name: _ids(root / file, dataset) for name, file in sorted(case.labels.items())}
+    mask = _ids(masks[case.id], dataset)
+    grids = {name: label.shape for name, label in labels.items() if label.shape != mask.shape}
+    if grids:
+        raise UserError(f"mask must have the shape of its labels, but has {mask.shape} and these have {grids}")
+    grid = inspect_header(root / next(iter(case.labels.values())))
+    affine = inspect_header(masks[case.id]).affine
+    if problems := affine_problems(case, masks[case.id].name, affine, grid, of="the label"):
+        raise UserError(*problems)
+    return mask, truth_of(annotated(labels, settings), reference, len(dataset.label_names))
+
+
+def _ids(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
+    try:
+        return to_class_ids(read_label(path), dataset.label_values)
+    except UserError as error:
+        problems = [text if str(path) in text else f"{path}: {text}" for text in error.problems]
+        raise UserError(*problems) from None
+
+
+def rewrite_report(folder: Path) -> Path:
+    """Write the report of a run folder or of a prediction folder again; return its path."""
+    run = RunFolder(folder)
+    if run.results.is_file():
+        manifest = Manifest.load(run.ensemble / "manifest.json")
+        write_page(run.report, manifest, load_results(run.predictions), run.predictions, RunSummary.load(run.summary))
+        return run.report
+    if not (folder / "results.json").is_file():
+        raise UserError(f"{folder} must be a run or prediction folder with results, but it has none: evaluate first")
+    write_page(folder / "report.html", Manifest.load(folder / PACKAGE_COPY), load_results(folder), folder)
+    return folder / "report.html"

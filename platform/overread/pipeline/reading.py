@@ -1,0 +1,104 @@
+"""One case read by an ensemble package, as a task that runs in any process.
+
+The task writes the case's masks and its picture, and returns a small record; probabilities and member masks never
+leave the process that made them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overread.jsonio import JsonRecord, write_bytes
+from overread.records import CaseConfidence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from overread.ensemble.package import Package
+    from overread.ensemble.predict import CaseReading
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadItem(JsonRecord):
+    """What a task needs to read one case."""
+
+    case: str
+    files: tuple[str, ...]
+    """Image files, one per channel or one with all."""
+    package: str
+    out: str
+    """Prediction folder; empty: nothing is written but the result."""
+    group: str = ""
+    truth: str | None = None
+    """`.npy` file of class ids on the native grid."""
+    probabilities: bool = False
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseResult(JsonRecord):
+    """What is known of one case after reading it."""
+
+    confidence: CaseConfidence
+    group: str = ""
+    """Patient or cluster of near-duplicates; empty: the case is its own group."""
+    dice: float | None = None
+    """Class-mean Dice of the ensemble; None without truth."""
+    dice_per_class: dict[str, float | None] = field(default_factory=dict)
+    has_foreground: bool | None = None
+    """Whether the truth has any foreground."""
+    predicted_foreground: bool = False
+    member_dice: dict[str, float] = field(default_factory=dict)
+    """Class-mean Dice by member name, the baseline included."""
+    picture: str | None = None
+    """PNG file relative to the prediction folder."""
+
+
+@lru_cache(maxsize=2)
+def _package(path: str) -> Package:
+    from overread.ensemble.package import load_package
+
+    return load_package(Path(path))
+
+
+def _result(
+    reading: CaseReading, group: str, truth: NDArray[Any] | None, picture: str | None, package: Package
+) -> CaseResult:
+    labels = package.manifest.label_names
+    dice = reading.dice
+    return CaseResult(
+        confidence=reading.confidence,
+        group=group,
+        dice=dice.mean if dice else None,
+        dice_per_class=dict(zip(labels[1:], dice.per_class, strict=True)) if dice else {},
+        has_foreground=bool((truth > 0).any()) if truth is not None else None,
+        predicted_foreground=bool((reading.mask > 0).any()),
+        member_dice={name: value.mean for name, value in reading.member_dice.items()},
+        picture=picture,
+    )
+
+
+def read_item(item: ReadItem) -> CaseResult:
+    """Read one case with the package (cached per process), write its files, return its result."""
+    import numpy as np
+    import torch
+
+    from overread.data.images import read_image
+    from overread.ensemble.predict import read_case, write_reading
+    from overread.pipeline.pictures import case_picture
+
+    package = _package(item.package)
+    native = read_image([Path(name) for name in item.files])
+    truth = np.load(item.truth, allow_pickle=False) if item.truth else None
+    device = torch.device("cuda" if item.gpus and torch.cuda.is_available() else "cpu")
+    reading = read_case(package, native, device, case_id=item.case, truth=truth)
+    picture = None
+    if item.out:
+        out = Path(item.out)
+        write_reading(out, item.case, reading, native, package.manifest, probabilities=item.probabilities)
+        picture = f"pictures/{item.case}.png"
+        write_bytes(out / picture, case_picture(native, reading, truth, package.manifest.preprocessing))
+    return _result(reading, item.group, truth, picture, package)

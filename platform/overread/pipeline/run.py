@@ -1,0 +1,157 @@
+"""All stages on one data set, within one time budget."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overread.data.prepare import MapCases
+from overread.data.store import default_cache
+from overread.errors import UserError
+from overread.pipeline import stages
+from overread.pipeline.folders import RunFolder, RunRecord, check_free, claim
+from overread.pipeline.summary import RunSummary
+from overread.records import Prepared, PrepareSettings
+
+if TYPE_CHECKING:
+    from overread.search.settings import SearchSettings
+
+log = logging.getLogger(__name__)
+
+READING_SHARE = 0.10
+"""Share of a budget kept for what follows the search: packaging, reading the locked split, the report."""
+READING_LEAST_S = 25.0
+SEARCH_LEAST_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What `overread run` may be told."""
+
+    data: Path
+    out: Path
+    prepare: PrepareSettings
+    search: SearchSettings
+    """Its time budget is that of the whole run; the search gets what the other stages leave."""
+    cache: Path | None = None
+    tracking_uri: str | None = None
+    top: int = 5
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass
+class Clock:
+    """Seconds since the start, and of each stage."""
+
+    started: float = field(default_factory=time.monotonic)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and say that it begins."""
+        log.info("%s ...", name)
+        begin = time.monotonic()
+        yield
+        self.stages[name] = time.monotonic() - begin
+        log.info("%s: %.1f s", name, self.stages[name])
+
+
+def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = None) -> RunSummary:
+    """Prepare, search, freeze the winners, assemble, read the locked split, report. Must run inside a Ray session."""
+    clock = clock or Clock()
+    check_search_settings(settings.search)
+    check_free(settings.out, resume=settings.resume, overwrite=settings.overwrite)
+    with clock.stage("prepare"):
+        prepared = stages.prepare(settings.data, settings.prepare, settings.cache, map_cases)
+    if settings.resume and RunFolder(settings.out.resolve()).was_read:
+        return _conclude_again(settings, prepared, map_cases, clock)
+    check_search_settings(settings.search, prepared)
+    _search_settings(settings, clock)  # a budget that cannot do is told before the folder is claimed
+    folder = start(settings, prepared.dataset)
+    run = stages.open_run(folder, map_cases, prepared=prepared)
+    with clock.stage("search"):
+        stages.search(run, _search_settings(settings, clock))
+    with clock.stage("ensemble"):
+        stages.assemble(run, top=settings.top)
+    with clock.stage("predict"):
+        results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
+    with clock.stage("report"):
+        stages.conclude(run, results, clock.stages)
+    # Once more, so that the seconds of the report itself are told too.
+    return stages.retime(run, clock.stages | {"total": clock.elapsed})
+
+
+def check_search_settings(search: SearchSettings, prepared: Prepared | None = None) -> None:
+    """Raise `UserError` for a search that cannot run here; with `prepared` also one that does not suit the data.
+
+    Must run inside a Ray session.
+    """
+    from overread.cluster.session import available
+    from overread.search.study import check_search
+
+    here = available()
+    check_search(search, here.cpus, here.gpus, prepared)
+
+
+def _conclude_again(settings: RunSettings, prepared: Prepared, map_cases: MapCases, clock: Clock) -> RunSummary:
+    run = stages.open_run(start(settings, prepared.dataset), map_cases, prepared=prepared)
+    with clock.stage("report"):
+        stages.conclude(run, stages.load_results(run.folder.predictions), {})
+    return stages.retime(run, {"report": clock.stages["report"]})
+
+
+def start(settings: RunSettings, experiment: str) -> RunFolder:
+    """Claim the run folder and write what the run is about."""
+    from overread.tracking.store import resolve_uri
+
+    out = settings.out.resolve()
+    check_free(out, resume=settings.resume, overwrite=settings.overwrite)
+    # A store that was asked for must be reachable before anything is touched; the default one lies in the folder.
+    uri = resolve_uri(settings.tracking_uri, out) if settings.tracking_uri else None
+    record = RunRecord(
+        data=str(settings.data.resolve()),
+        cache=str((settings.cache or default_cache()).resolve()),
+        prepare=settings.prepare,
+        tracking_uri=uri,
+        experiment=experiment,
+        search_id=f"{out.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        seed=settings.search.seed,
+    )
+    return claim(out, record, resume=settings.resume, overwrite=settings.overwrite)
+
+
+def _search_settings(settings: RunSettings, clock: Clock) -> SearchSettings:
+    """Give the search what is left of the budget after preparation and what later stages will need."""
+    budget = settings.search.time_budget_s
+    if budget is None:
+        return settings.search
+    left = budget - clock.elapsed - max(READING_LEAST_S, READING_SHARE * budget)
+    if left < SEARCH_LEAST_S:
+        raise UserError(
+            f"--time-budget must leave {SEARCH_LEAST_S:.0f} s for the search, but {budget:.0f} s leave {left:.0f} s: "
+            "give more time"
+        )
+    return replace(settings.search, time_budget_s=left)
+
+
+def evaluate_run(out: Path, map_cases: MapCases) -> RunSummary:
+    """Read the locked split of a run with its frozen ensemble, and write summary and report."""
+    folder = RunFolder(out.resolve())
+    run = stages.open_run(folder, map_cases)
+    if not (folder.ensemble / "manifest.json").is_file():
+        raise UserError(f"{out} must hold an ensemble, but it has none: run `overread ensemble --out {out}` first")
+    clock = Clock()
+    with clock.stage("predict"):
+        results = stages.read_locked(run, map_cases, gpus=stages.search_gpus(folder))
+    return stages.conclude(run, results, clock.stages)

@@ -1,0 +1,256 @@
+"""The stages of a run. Each takes the records of the stage before and leaves its own in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overread.data.layouts import read_dataset
+from overread.data.phantom import read_difficulty
+from overread.data.prepare import MapCases, prepare_dataset
+from overread.data.store import default_cache
+from overread.errors import UserError
+from overread.jsonio import read_json, write_json
+from overread.pipeline.choosing import open_tracker
+from overread.pipeline.folders import RunFolder, RunRecord
+from overread.pipeline.reading import CaseResult, ReadItem, read_item
+from overread.pipeline.summary import RunSummary, summarise_run, versions
+from overread.pipeline.winners import Outcomes, earlier_uses, freeze_winners, record_locked_use
+from overread.records import Dataset, Manifest, Prepared, PrepareSettings, Winners
+
+if TYPE_CHECKING:
+    from overread.search.budget import PlannedFamily
+    from overread.search.settings import SearchSettings
+    from overread.tracking.runs import Tracker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder with what every stage needs of it."""
+
+    folder: RunFolder
+    record: RunRecord
+    prepared: Prepared
+    tracker: Tracker
+
+
+def prepare(data: Path, settings: PrepareSettings, cache: Path | None, map_cases: MapCases) -> Prepared:
+    """Check and prepare a data set, or find it prepared."""
+    return prepare_dataset(data, settings, (cache or default_cache()), map_cases)
+
+
+def open_run(folder: RunFolder, map_cases: MapCases, *, prepared: Prepared | None = None) -> Run:
+    """Open a run folder for any stage; the prepared arrays are made again if the cache has lost them."""
+    record = folder.load()
+    prepared = prepared or prepare(Path(record.data), record.prepare, Path(record.cache), map_cases)
+    return Run(folder=folder, record=record, prepared=prepared, tracker=open_tracker(folder))
+
+
+def search(run: Run, settings: SearchSettings) -> Outcomes:
+    """Search networks and configurations; outcomes stand in `search/` and in MLflow."""
+    from overread.search.leaderboard import read_outcomes
+    from overread.search.study import run_search
+
+    run_search(run.prepared, run.folder.search, settings, run.tracker)
+    return read_outcomes(run.folder.search)
+
+
+def assemble(run: Run, *, top: int, chosen: tuple[tuple[str, str], ...] | None = None) -> tuple[Winners, Manifest]:
+    """Freeze the winners and write the ensemble package. Reads validation figures only.
+
+    People's `winner` tags in MLflow change only where people name the members: the rule leaves them alone.
+    """
+    from overread.ensemble.package import write_package
+    from overread.search.leaderboard import read_outcomes
+    from overread.tracking.winners import tag_members, tag_winners
+
+    outcomes = read_outcomes(run.folder.search)
+    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen)
+    named = [(member.trial_id, member.variant) for member in winners.members]
+    with _optional("tagging the members"):
+        tag_members(run.tracker, named)
+        if chosen:
+            tag_winners(run.tracker, named)
+    members = [*winners.members, *([winners.baseline] if winners.baseline else [])]
+    with _replacing(run.folder.ensemble):
+        manifest = write_package(
+            run.folder.ensemble,
+            winners,
+            {member.name: run.folder.root / member.weights for member in members},
+            run.prepared,
+            name=run.prepared.dataset,
+            earlier_packages=earlier_uses(Path(run.record.cache), run.prepared, winners.fingerprint()),
+            versions=versions(),
+            seed=run.record.seed,
+        )
+    return winners, manifest
+
+
+@contextmanager
+def _optional(what: str) -> Iterator[None]:
+    """Say that MLflow failed and go on: everything it is told also stands in the run folder."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a server, a database or a full disk may raise
+        log.warning("%s in MLflow failed, the run goes on: %s: %s", what, type(error).__name__, error)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[None]:
+    """Move a folder (of an interrupted run, or of winners that never read the locked split) out of the way.
+
+    It is deleted when the new one is written, and comes back if that fails.
+    """
+    aside = folder.with_name(f"{folder.name}.replaced")
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists() and not folder.exists():
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_locked(run: Run, map_cases: MapCases, *, gpus: float = 0.0) -> list[CaseResult]:
+    """Read the locked split with the frozen package, once; results stand in `predictions/results.json`.
+
+    The use is recorded before the first case is read: an interrupted reading has looked, too.
+    """
+    winners = Manifest.load(run.folder.ensemble / "manifest.json").winners
+    record_locked_use(Path(run.record.cache), run.prepared, winners)
+    locked = run.prepared.splits.locked
+    out = run.folder.predictions
+    return read_labelled(run.folder.ensemble, Path(run.record.data), run.prepared, locked, out, map_cases, gpus=gpus)
+
+
+def read_labelled(
+    package: Path,
+    data: Path,
+    prepared: Prepared,
+    case_ids: Sequence[str],
+    out: Path,
+    map_cases: MapCases,
+    *,
+    gpus: float = 0.0,
+) -> list[CaseResult]:
+    """Read prepared cases of the data set at `data` with a package and measure them against their truth."""
+    files = image_files(read_dataset(data))
+    items = [
+        ReadItem(
+            case=case_id,
+            files=files[case_id],
+            group=prepared.case(case_id).group,
+            package=str(package.resolve()),
+            out=str(out.resolve()),
+            truth=str((prepared.folder(prepared.case(case_id)) / "truth.npy").resolve()),
+            gpus=gpus,
+        )
+        for case_id in case_ids
+    ]
+    return read_items(items, Manifest.load(package / "manifest.json"), out, map_cases)
+
+
+def read_items(items: Sequence[ReadItem], manifest: Manifest, out: Path, map_cases: MapCases) -> list[CaseResult]:
+    """Read cases in parallel; write `confidence.csv` and `results.json` when all are read."""
+    from overread.cluster.tasks import on_gpus
+    from overread.ensemble.predict import write_confidence_csv
+
+    read_cases = on_gpus(map_cases, max((item.gpus for item in items), default=0.0))
+    results: list[CaseResult] = read_cases(read_item, items, "Reading cases")
+    write_confidence_csv(out / "confidence.csv", [r.confidence for r in results], manifest.label_names)
+    write_json(out / "results.json", [result.to_json() for result in results])
+    return results
+
+
+def image_files(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Return the absolute image files of every case, labelled or not."""
+    root = Path(dataset.root)
+    cases = (*dataset.cases, *dataset.unlabelled)
+    return {case.id: tuple(str(root / name) for name in case.channels) for case in cases}
+
+
+def load_results(folder: Path) -> list[CaseResult]:
+    """Read `results.json` of a prediction folder."""
+    return [CaseResult.from_json(item) for item in read_json(folder / "results.json")]
+
+
+def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, float]) -> RunSummary:
+    """Write `summary.json` and `report.html`, and the figures into MLflow; seconds of earlier stages are kept."""
+    from overread.pipeline.page import write_page
+    from overread.search.leaderboard import read_outcomes
+
+    manifest = Manifest.load(run.folder.ensemble / "manifest.json")
+    summary = summarise_run(
+        run.prepared.dataset,
+        manifest,
+        results,
+        seconds=_earlier_seconds(run) | dict(seconds),
+        trials=count_trials(read_outcomes(run.folder.search)),
+        difficulty=known_difficulty(Path(run.record.data)),
+    )
+    summary.save(run.folder.summary)
+    write_page(run.folder.report, manifest, results, run.folder.predictions, summary)
+    figures = {"locked_dice": summary.ensemble.locked_dice} | summary.ensemble.locked_dice_per_class
+    measured = {f"locked/{name}": value for name, value in figures.items() if value is not None}
+    with _optional("writing the ensemble"):
+        run.tracker.ensemble_run(manifest, measured, run.folder.ensemble)
+    return summary
+
+
+def _earlier_seconds(run: Run) -> dict[str, float]:
+    return dict(RunSummary.load(run.folder.summary).seconds) if run.folder.summary.is_file() else {}
+
+
+def known_difficulty(data: Path) -> dict[str, float]:
+    """Return the difficulty of every case where the data set tells it (the phantom does); else nothing."""
+    return read_difficulty(data) if (data / "difficulty.csv").is_file() else {}
+
+
+def retime(run: Run, seconds: Mapping[str, float]) -> RunSummary:
+    """Write the seconds of all stages, the report's own included, into `summary.json`."""
+    told = _earlier_seconds(run) | {stage: round(value, 2) for stage, value in seconds.items()}
+    summary = replace(RunSummary.load(run.folder.summary), seconds=told)
+    summary.save(run.folder.summary)
+    return summary
+
+
+def plan(prepared: Prepared, settings: SearchSettings) -> tuple[PlannedFamily, ...]:
+    """Return what a search would do, without doing it. Must run inside a Ray session."""
+    from overread.cluster.session import available
+    from overread.search import budget
+
+    here = available()
+    if settings.cpus:
+        here = here.limited(settings.cpus)
+    plan = budget.plan(prepared, settings, cpus=here.cpus, gpus=here.gpus, cpus_per_node=here.cpus_per_node)
+    return budget.dry_run(plan)
+
+
+def search_gpus(folder: RunFolder) -> float:
+    """Return the GPUs of each worker of the run's search; its readings get as many."""
+    from overread.search.settings import SearchSettings
+    from overread.search.study import SETTINGS
+
+    path = folder.search / SETTINGS
+    return SearchSettings.load(path).gpus_per_worker if path.is_file() else 0.0
+
+
+def count_trials(outcomes: Outcomes) -> dict[str, int]:
+    """Count trials by architecture and by state."""
+    counts: dict[str, int] = {}
+    for outcome, _ in outcomes.values():
+        for key in (outcome.config.architecture, outcome.state):
+            counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -1,0 +1,187 @@
+"""`summary.json`: the figures of a run, made from the results of the locked split."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from overread.confidence.coverage import Correlation, correlation
+from overread.confidence.ranking import ranking_score
+from overread.jsonio import JsonRecord
+from overread.metrics.summary import ForegroundSplit, Summary, paired_bootstrap, split_by_foreground, summarise
+from overread.pipeline.reading import CaseResult
+from overread.records import Manifest, Member
+
+LIBRARIES = ("overread", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "nibabel")
+SCORES = ("relation_confidence", "pairwise_dice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberFigures(JsonRecord):
+    """One member of the ensemble, or the baseline."""
+
+    name: str
+    architecture: str
+    variant: str
+    validation_dice: float
+    locked_dice: float | None
+    """Mean over the locked cases of the class-mean Dice."""
+    n: int = 0
+    """Locked cases that it read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleFigures(JsonRecord):
+    """The ensemble on the locked split."""
+
+    locked_dice: float | None
+    locked_dice_per_class: dict[str, float | None]
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """95 % bootstrap interval of the mean, resampled by group."""
+    per_class_n: dict[str, int] = field(default_factory=dict)
+    by_foreground: ForegroundSplit | None = None
+    """Cases with foreground apart from normal ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(JsonRecord):
+    """`summary.json`."""
+
+    dataset: str
+    members: tuple[MemberFigures, ...]
+    ensemble: EnsembleFigures
+    confidence: dict[str, Correlation]
+    """By score: its correlation with the true Dice over the locked cases."""
+    difficulty: dict[str, Correlation] = field(default_factory=dict)
+    """By score: its correlation with the known difficulty, where the data set tells it (phantom)."""
+    baseline: MemberFigures | None = None
+    """The plain U-Net of the same search."""
+    differences: dict[str, Summary] = field(default_factory=dict)
+    """Paired over the locked cases: `ensemble_minus_baseline`, `ensemble_minus_best_member`."""
+    trials: dict[str, int] = field(default_factory=dict)
+    """Number of trials by architecture and by state."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and the libraries that figures depend on."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | found
+
+
+def summarise_run(
+    dataset: str,
+    manifest: Manifest,
+    results: Sequence[CaseResult],
+    *,
+    seconds: Mapping[str, float],
+    trials: Mapping[str, int],
+    difficulty: Mapping[str, float] | None = None,
+) -> RunSummary:
+    """Compute the figures of a run from its locked cases; cases without truth are left out."""
+    known = [result for result in results if result.dice is not None]
+    scores = score_columns(known)
+    members = tuple(_member(member, known) for member in manifest.members)
+    baseline = _member(manifest.baseline, known) if manifest.baseline else None
+    return RunSummary(
+        dataset=dataset,
+        members=members,
+        ensemble=_ensemble(known, manifest.label_names[1:]),
+        confidence={score: _with_dice(score, known) for score in scores},
+        difficulty={score: _with_difficulty(score, known, difficulty) for score in scores} if difficulty else {},
+        baseline=baseline,
+        differences=_differences(known, members, baseline),
+        trials=dict(trials),
+        seconds={stage: round(value, 2) for stage, value in seconds.items()},
+        versions=versions(),
+        seed=manifest.seed,
+    )
+
+
+def score_columns(results: Sequence[CaseResult]) -> tuple[str, ...]:
+    """Return the names of all scores that any row has, those that every row has first."""
+    return tuple(dict.fromkeys([*SCORES, *(name for result in results for name in result.confidence.scores)]))
+
+
+def groups(results: Sequence[CaseResult]) -> list[str]:
+    """Return the group of every case, by which intervals resample."""
+    return [result.group or result.confidence.case for result in results]
+
+
+def class_summary(results: Sequence[CaseResult], label: str) -> Summary:
+    """Return the figures of a class over the cases that have it."""
+    having = [result for result in results if result.dice_per_class.get(label) is not None]
+    return summarise([float(result.dice_per_class[label] or 0.0) for result in having], groups=groups(having))
+
+
+def _score(result: CaseResult, name: str) -> float | None:
+    row = result.confidence
+    return ranking_score(row, name) if name in SCORES or name in row.scores else None
+
+
+def _dices(results: Sequence[CaseResult]) -> list[float]:
+    return [float(result.dice) for result in results if result.dice is not None]
+
+
+def _member(member: Member, results: Sequence[CaseResult]) -> MemberFigures:
+    measured = summarise([r.member_dice[member.name] for r in results if member.name in r.member_dice])
+    return MemberFigures(
+        name=member.name,
+        architecture=member.architecture,
+        variant=member.variant,
+        validation_dice=member.validation_dice,
+        locked_dice=measured.mean,
+        n=measured.n,
+    )
+
+
+def _ensemble(results: Sequence[CaseResult], labels: Sequence[str]) -> EnsembleFigures:
+    names = groups(results)
+    overall = summarise(_dices(results), groups=names)
+    classes = {label: class_summary(results, label) for label in labels}
+    has = [bool(result.has_foreground) for result in results]
+    return EnsembleFigures(
+        locked_dice=overall.mean,
+        locked_dice_per_class={label: values.mean for label, values in classes.items()},
+        n=overall.n,
+        sd=overall.sd,
+        low=overall.low,
+        high=overall.high,
+        per_class_n={label: values.n for label, values in classes.items()},
+        by_foreground=split_by_foreground(
+            _dices(results), has, [r.predicted_foreground for r in results], groups=names
+        ),
+    )
+
+
+def _with_dice(score: str, results: Sequence[CaseResult]) -> Correlation:
+    return correlation([_score(result, score) for result in results], _dices(results))
+
+
+def _with_difficulty(score: str, results: Sequence[CaseResult], difficulty: Mapping[str, float]) -> Correlation:
+    graded = [result for result in results if result.confidence.case in difficulty]
+    scores = [_score(result, score) for result in graded]
+    return correlation(scores, [difficulty[result.confidence.case] for result in graded])
+
+
+def _differences(
+    results: Sequence[CaseResult], members: Sequence[MemberFigures], baseline: MemberFigures | None
+) -> dict[str, Summary]:
+    measured = [member for member in members if member.locked_dice is not None]
+    rivals = {"ensemble_minus_baseline": baseline}
+    if measured:
+        rivals["ensemble_minus_best_member"] = max(measured, key=lambda member: member.locked_dice or 0.0)
+    differences = {}
+    for name, rival in rivals.items():
+        both = [result for result in results if rival and rival.name in result.member_dice]
+        if rival and both:
+            theirs = [result.member_dice[rival.name] for result in both]
+            differences[name] = paired_bootstrap(_dices(both), theirs, groups=groups(both))
+    return differences

@@ -1,0 +1,84 @@
+"""Choosing the winners and freezing them: after this stage, and only then, the locked split may be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from overread.ensemble.selection import select_baseline, select_winners, selection_rule
+from overread.errors import UserError
+from overread.jsonio import read_json, write_json
+from overread.pipeline.folders import RunFolder
+from overread.records import MAIN, Prepared, TrialOutcome, Winners
+
+Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
+LEDGER = "locked_uses"
+
+
+def freeze_winners(
+    folder: RunFolder,
+    prepared: Prepared,
+    outcomes: Outcomes,
+    *,
+    top: int,
+    chosen: tuple[tuple[str, str], ...] | None = None,
+) -> Winners:
+    """Select the members by their validation Dice (or take `chosen`) and write `winners.json`.
+
+    Winners that differ from frozen ones are refused once the locked split was read with them: the run then has its
+    figures, and another choice would be made with these in view.
+    """
+    members = select_winners(outcomes, k=top, chosen=chosen, root=folder.root)
+    winners = Winners(
+        rule=selection_rule(top, chosen=chosen),
+        members=members,
+        prepared=prepared.content,
+        baseline=select_baseline(outcomes, root=folder.root),
+        folds=tuple(sorted({member.config.fold for member in members})),
+    )
+    if folder.was_read:
+        if Winners.load(folder.winners).fingerprint() == winners.fingerprint():
+            return winners
+        raise UserError(
+            f"winners of {folder.root} must stay as frozen, since the locked split was read with them, "
+            "but other ones were chosen: give another --out for the new ensemble"
+        )
+    winners.save(folder.winners)
+    return winners
+
+
+def locked_ledger(cache: Path, prepared: Prepared) -> Path:
+    """Return the folder of the cache that holds a file per winners that read these locked cases.
+
+    It is named by the data set and its locked cases, so that other settings of the preparation do not hide a use.
+    """
+    content = json.dumps([prepared.dataset, sorted(prepared.splits.locked)])
+    return cache / LEDGER / hashlib.sha256(content.encode()).hexdigest()
+
+
+def record_locked_use(cache: Path, prepared: Prepared, winners: str) -> None:
+    """Note that the winners of this fingerprint read the locked split; a second time adds nothing."""
+    path = locked_ledger(cache, prepared) / f"{winners}.json"
+    if not path.is_file():
+        write_json(path, {"winners": winners, "time": time.time()})
+
+
+def earlier_uses(cache: Path, prepared: Prepared, winners: str) -> tuple[str, ...]:
+    """Return the fingerprints of other winners that read the locked split, the first one first."""
+    files = locked_ledger(cache, prepared).glob("[!.]*.json")
+    uses = [(float(read_json(path)["time"]), path.stem) for path in files if path.stem != winners]
+    return tuple(name for _, name in sorted(uses))
+
+
+def read_chosen(text: str) -> tuple[tuple[str, str], ...]:
+    """Parse members named by hand: `trial_id` or `trial_id:variant`, separated by commas."""
+    chosen = []
+    for part in filter(None, (item.strip() for item in text.split(","))):
+        trial_id, _, variant = part.partition(":")
+        chosen.append((trial_id, variant or MAIN))
+    if not chosen:
+        raise UserError(f"members must be named as trial or trial:variant, but got {json.dumps(text)}")
+    return tuple(chosen)

@@ -1,0 +1,93 @@
+"""What is left of a budget for the search."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from overread.data.prepare import serial_map
+from overread.errors import UserError
+from overread.jsonio import write_json
+from overread.pipeline import run as module
+from overread.pipeline import stages
+from overread.pipeline.folders import RunFolder
+from overread.pipeline.run import Clock, RunSettings, _search_settings, run_all, start
+from overread.pipeline.summary import EnsembleFigures, RunSummary
+from overread.records import PrepareSettings
+from overread.search.settings import SearchSettings
+from overread.testing.tiny import tiny_prepared
+
+
+def settings(**search: object) -> RunSettings:
+    return RunSettings(
+        data=Path("data"),
+        out=Path("out"),
+        prepare=PrepareSettings(),
+        search=SearchSettings(**search),  # type: ignore[arg-type]
+    )
+
+
+def test_later_stages_keep_their_share() -> None:
+    # 1000 s, of which 100 s went into the preparation and a tenth is kept: 800 s
+    clock = Clock(started=time.monotonic() - 100)
+    left = _search_settings(settings(time_budget_s=1000.0), clock).time_budget_s
+    assert left == pytest.approx(800, abs=1)
+
+
+def test_no_budget_no_end() -> None:
+    assert _search_settings(settings(trials=3), Clock()).time_budget_s is None
+
+
+def test_too_little_time_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="must leave 15 s for the search"):
+        _search_settings(settings(time_budget_s=30.0), Clock())
+
+
+def test_stages_are_timed() -> None:
+    clock = Clock()
+    with clock.stage("nap"):
+        time.sleep(0.01)
+    assert 0.01 <= clock.stages["nap"] <= clock.elapsed
+
+
+def test_a_resumed_run_that_has_read_the_locked_split_is_only_concluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(settings(time_budget_s=30.0), data=tmp_path, out=tmp_path / "run", cache=tmp_path / "cache")
+    prepared = tiny_prepared(tmp_path / "prepared")
+    folder = start(first, "set")
+    write_json(folder.winners, {})
+    write_json(folder.results, [])
+    figures = EnsembleFigures(locked_dice=None, locked_dice_per_class={}, n=0)
+    earlier = RunSummary(
+        dataset="set", members=(), ensemble=figures, confidence={}, seconds={"search": 12.0, "report": 9.0}
+    )
+    earlier.save(folder.summary)
+    concluded: list[RunFolder] = []
+    for name in ("search", "assemble", "read_locked"):
+        monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("must not be done again"))
+    monkeypatch.setattr(stages, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(stages, "conclude", lambda run, *_: concluded.append(run.folder))
+    monkeypatch.setattr(module, "check_search_settings", lambda *_: None)
+    summary = run_all(replace(first, resume=True), serial_map)
+    assert concluded == [folder]
+    assert summary.seconds["search"] == 12.0
+    assert summary.seconds["report"] < 9.0
+
+
+@pytest.mark.parametrize("budget", [True, False])
+def test_a_wrong_search_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: bool) -> None:
+    wrong = replace(settings(time_budget_s=30.0), data=tmp_path, out=tmp_path / "run", cache=tmp_path / "cache")
+
+    def refuse(*_: object) -> None:
+        if not budget:
+            raise UserError("space must exist")
+
+    monkeypatch.setattr(stages, "prepare", lambda *_: tiny_prepared(tmp_path / "prepared"))
+    monkeypatch.setattr(module, "check_search_settings", refuse)
+    with pytest.raises(UserError, match="must leave 15 s" if budget else "space must exist"):
+        run_all(wrong, serial_map)
+    assert not (tmp_path / "run").exists()
