@@ -49,6 +49,8 @@ def head() -> Iterator[dict[str, str]]:
     command = [
         str(BIN / "ray"), "start", "--head", "--block", "--port", str(free_port()), "--num-cpus", "2",
         "--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--temp-dir", str(place / "ray"),
+        # The agent takes submitted jobs; its fixed default port belongs to whichever cluster on the machine was first.
+        "--dashboard-agent-listen-port", str(free_port()),
         "--disable-usage-stats",
     ]  # fmt: skip
     with (place / "head.log").open("w") as log:
