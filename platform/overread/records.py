@@ -84,6 +84,8 @@ class PrepareSettings(JsonRecord):
     locked_fraction: float = 0.20
     calibration_fraction: float = 0.15
     folds: int = 5
+    unlabelled: bool = False
+    """Prepare the unlabelled images too (for self-supervised training)."""
     seed: int = 0
 
 
@@ -102,7 +104,7 @@ class Preprocessing(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedCase(JsonRecord):
-    """One case in a prepared folder: `cases/<index>/image.npy`, `labels.npy`, `truth.npy`."""
+    """One case in a prepared folder: `cases/<index>/` with the arrays that `data.store` names."""
 
     index: int
     id: str
@@ -114,9 +116,11 @@ class PreparedCase(JsonRecord):
     spacing: tuple[float, ...] | None
     """World size of a voxel along the native axes, in mm; None when unknown: distances are in pixels or voxels."""
     annotators: tuple[str, ...]
-    """Those who annotated this case, in the order of `labels.npy`."""
+    """Those who annotated this case, in the order of `labels.npy`; none for an unlabelled case."""
     foreground: tuple[int, ...]
     """Foreground class ids present in the truth."""
+    instances: bool = False
+    """Whether it has instance ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +160,8 @@ class Prepared(JsonRecord):
     preprocessing: Preprocessing
     cases: tuple[PreparedCase, ...]
     splits: Splits
+    unlabelled: tuple[PreparedCase, ...] = ()
+    """Images without labels, in no split; those in the group of a locked case must not train anything either."""
     near_duplicates: tuple[tuple[str, str], ...] = ()
     content: str
     """SHA-256 over data and settings: the key of the cache."""
@@ -431,7 +437,7 @@ class Batch:
     """(B, channels, *S) float each."""
     partner: Batch | None = None
     instances: Tensor | None = None
-    """(B, *S) instance ids, 0 = none."""
+    """(B, *S) int32 instance ids, 0 = none."""
 
     def to(self, device: Any, **options: Any) -> Batch:
         """Return the batch on `device`; options go to `Tensor.to` of the images and extras."""

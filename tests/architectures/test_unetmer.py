@@ -4,12 +4,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from overread.architectures import ARCHITECTURES, EncoderDecoder, count_parameters
+from overread.architectures import ARCHITECTURES, build_encoder_decoder, count_parameters
 from overread.architectures.unetmer import (
     UNetmer,
     UNetmerOptions,
     UNetmerSegmenter,
-    build_backbone,
     from_patches,
     to_patches,
 )
@@ -26,23 +25,7 @@ def count(**options: object) -> int:
 
 
 def wiring(options: UNetmerOptions) -> UNetmer:
-    return UNetmer(options, build_backbone(options, in_channels=1)).eval()
-
-
-class Halves(EncoderDecoder):
-    """One pooling and one upsampling, with a map of eight channels between."""
-
-    in_channels, spatial_dims, feature_channels, size_multiple, bottom_channels = 1, 2, 3, 2, 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down, self.up = torch.nn.Conv2d(1, 8, 2, stride=2), torch.nn.ConvTranspose2d(8, 3, 2, stride=2)
-
-    def encode(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        return [x], self.down(x)
-
-    def decode(self, skips: list[torch.Tensor], bottom: torch.Tensor) -> torch.Tensor:
-        return self.up(bottom) + skips[0]
+    return UNetmer(options, in_channels=1).eval()
 
 
 class TestUNetmer(ArchitectureContract):
@@ -102,17 +85,17 @@ def test_tokens_stand_in_the_raster_order_of_the_image_at_every_scale():
     assert not torch.allclose(*(t.reshape(32, 32, -1)[:, 15:17] for t in tokens), atol=1e-3)
 
 
-def test_any_encoder_and_decoder_can_be_the_backbone():
-    options = UNetmerOptions(**(SMALL | {"scales": (1, 2), "heads": 4}))
-    halves = Halves()
-    network = UNetmer(options, halves).eval()
-    assert (network.feature_channels, network.size_multiple) == (3, 4)
+def test_the_backbone_is_any_registered_encoder_and_decoder():
+    options = UNetmerOptions(**(SMALL | {"use_transformer": False, "scales": (1,)}))
+    network = wiring(options)
+    backbone = ARCHITECTURES["unet"].build_network({"width": 4, "depth": 3}, in_channels=1)
+    backbone.load_state_dict(network.backbone.state_dict())
     x = torch.randn(2, 1, 8, 12, generator=torch.Generator().manual_seed(0))
-    for scale in (1, 2):
-        last = network.features(x, Variant(name="s", options={"scale": scale})).last
-        assert last.shape == (2, 3, 8, 12)
-    plain = UNetmer(replace(options, use_transformer=False), halves).eval()
-    assert torch.equal(plain(x), halves(x))
+    assert torch.equal(network(x), backbone.eval()(x))
+    with pytest.raises(UserError, match="'unetmer' is not"):
+        build_encoder_decoder("unetmer", SMALL, in_channels=1)
+    with pytest.raises(UserError, match="unknown architecture 'bogus'"):
+        wiring(replace(options, backbone="bogus"))
 
 
 @pytest.mark.parametrize("use_transformer", [False, True])
@@ -166,7 +149,6 @@ def test_variants_and_alternatives_are_the_scales():
         ({"scales": [2, 1]}, "ascending"),
         ({"width": 3, "pools": 1}, "multiple of heads, but got 6 and 8"),
         ({"transformer_depth": 0}, "transformer_depth"),
-        ({"backbone": "bogus"}, "backbone"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

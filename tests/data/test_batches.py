@@ -175,8 +175,21 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         BatchSource(prepared, [], _config((4, 4)), Needs())
     with pytest.raises(UserError, match="'other' must be in data set"):
         BatchSource(prepared, ["other"], _config((4, 4)), Needs())
-    with pytest.raises(UserError, match="instances must be prepared"):
+    with pytest.raises(UserError, match=r"instance ids, but 1 \(such as 'c0'\) have none"):
         BatchSource(prepared, ["c0"], _config((4, 4)), Needs(instances=True))
+
+
+def test_instances_are_cut_like_the_labels(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path, [(3, 6, 6)])
+    prepared = replace(prepared, cases=(replace(prepared.cases[0], instances=True),))
+    labels = np.load(tmp_path / "cases" / "00000" / "labels.npy")
+    np.save(tmp_path / "cases" / "00000" / "instances.npy", labels[0].astype(np.int32) * 300)
+    for patch in ((4, 4), (2, 4, 4)):
+        batch = BatchSource(prepared, ["c0"], _config(patch), Needs(instances=True)).batch(0)
+        assert batch.instances is not None and batch.instances.dtype == torch.int32
+        assert batch.instances.max() == 300
+        assert torch.equal(batch.instances, batch.labels[:, 0].int() * 300)
+    assert BatchSource(prepared, ["c0"], _config((4, 4)), Needs()).batch(0).instances is None
 
 
 def test_crop_or_pad_by_hand() -> None:

@@ -196,3 +196,46 @@ def test_too_few_groups_because_of_duplicates_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has 6: .* 1 pairs of near-duplicate images"):
         prepare_dataset(root, PrepareSettings(), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["hashes.json"]
+
+
+def test_the_native_label_of_every_annotator_is_kept(tmp_path: Path) -> None:
+    root = write_phantom(tmp_path / "phantom", PhantomSettings(cases=8, size=24, annotators=3, classes=2))
+    prepared = prepare_dataset(root, PrepareSettings(folds=2, max_side=16), tmp_path / "cache")
+    arrays = open_case(prepared, "phantom_000")
+    assert arrays.labels.shape == (3, 1, 16, 16)
+    assert arrays.annotations.shape == (3, 24, 24)
+    np.testing.assert_array_equal(arrays.truth, arrays.annotations.sum(0) >= 2)
+    single = prepare_dataset(_pictures(tmp_path / "data"), PrepareSettings(), tmp_path / "cache")
+    np.testing.assert_array_equal(open_case(single, "c00").annotations[0], open_case(single, "c00").truth)
+
+
+def test_instance_ids_are_prepared_beside_the_labels(tmp_path: Path) -> None:
+    root = _pictures(tmp_path / "data")
+    ids = np.zeros((24, 20), np.uint16)
+    ids[4:12, 5:15] = 700
+    (root / "instances").mkdir()
+    Image.fromarray(ids).save(root / "instances" / "c03.png")
+    prepared = prepare_dataset(root, PrepareSettings(max_side=12), tmp_path / "cache")
+    assert [case.id for case in prepared.cases if case.instances] == ["c03"]
+    arrays = open_case(prepared, "c03")
+    np.testing.assert_array_equal(arrays.native_instances, ids)
+    assert arrays.instances.shape == (1, 12, 10)
+    np.testing.assert_array_equal(arrays.instances, arrays.labels[0].astype(np.int32) * 700)
+
+
+def test_unlabelled_images_are_prepared_when_asked_for_and_join_the_groups(tmp_path: Path) -> None:
+    settings = PhantomSettings(kind="3d", cases=8, size=24, depth=6)
+    root = write_phantom(tmp_path / "phantom", settings)
+    (root / "imagesTs").mkdir()
+    (copied,) = (root / "imagesTr").glob("phantom_002*")
+    (root / "imagesTs" / f"other{''.join(copied.suffixes)}").write_bytes(copied.read_bytes())
+    cache = tmp_path / "cache"
+    assert prepare_dataset(root, PrepareSettings(folds=2), cache).unlabelled == ()
+    prepared = prepare_dataset(root, PrepareSettings(folds=2, unlabelled=True), cache)
+    (other,) = prepared.unlabelled
+    assert (other.id, other.annotators, other.index) == ("other", (), 8)
+    assert other.group == prepared.case("phantom_002").group
+    assert ("other", "phantom_002") in prepared.near_duplicates
+    roles = (prepared.splits.locked, prepared.splits.calibration, *prepared.splits.folds)
+    assert sorted(name for role in roles for name in role) == [case.id for case in prepared.cases]
+    assert open_case(prepared, other).image.shape == open_case(prepared, "phantom_002").image.shape

@@ -14,6 +14,7 @@ from overread.architectures.contract import (
     Published,
     Segmenter,
     architecture,
+    build_encoder_decoder,
     build_segmenter,
     count_parameters,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Published",
     "Segmenter",
     "architecture",
+    "build_encoder_decoder",
     "build_segmenter",
     "count_parameters",
     "unet",

@@ -168,6 +168,8 @@ class Architecture:
     spatial_dims: tuple[int, ...]
     axes: tuple[str, ...]
     """Free axes evaluated after training: `scale`, `level`, ..."""
+    network: Callable[..., Network] | None = None
+    """The wiring alone, `network(options, in_channels=..., spatial_dims=...)`; None: not to be had without heads."""
 
     def build(
         self,
@@ -179,8 +181,7 @@ class Architecture:
         losses: Mapping[str, float] | None = None,
     ) -> Segmenter:
         """Build the Segmenter from JSON options; wrong ones raise `UserError`."""
-        if spatial_dims not in self.spatial_dims:
-            raise UserError(f"{self.name} must have spatial_dims in {list(self.spatial_dims)}, but got {spatial_dims}")
+        self._check_dims(spatial_dims)
         return self.segmenter(
             self.options.from_json(options),
             in_channels=in_channels,
@@ -188,6 +189,17 @@ class Architecture:
             spatial_dims=spatial_dims,
             losses=losses,
         )
+
+    def build_network(self, options: Mapping[str, Any], *, in_channels: int, spatial_dims: int = 2) -> Network:
+        """Build the wiring alone, so that the Segmenter of another paper can stand on it."""
+        if self.network is None:
+            raise UserError(f"'{self.name}' must have a network to build on, but it has none: choose another")
+        self._check_dims(spatial_dims)
+        return self.network(self.options.from_json(options), in_channels=in_channels, spatial_dims=spatial_dims)
+
+    def _check_dims(self, spatial_dims: int) -> None:
+        if spatial_dims not in self.spatial_dims:
+            raise UserError(f"{self.name} must have spatial_dims in {list(self.spatial_dims)}, but got {spatial_dims}")
 
     def published_parameters(self) -> int:
         """Count the parameters at the published setting, without allocating them."""
@@ -229,13 +241,14 @@ def architecture(
     published: Published,
     spatial_dims: tuple[int, ...] = (2,),
     axes: tuple[str, ...] = (),
+    network: Callable[..., Network] | None = None,
 ) -> Callable[[SegmenterClass], SegmenterClass]:
     """Register a Segmenter class under `name`: its module's stem `stem`, or `stem_...` where a module has several."""
     if not dataclasses.is_dataclass(options):
         raise TypeError(f"options of '{name}' must be a frozen dataclass, but got {options!r}")
 
     def register(segmenter: SegmenterClass) -> SegmenterClass:
-        ARCHITECTURES.add(name, Architecture(name, paper, options, segmenter, published, spatial_dims, axes))
+        ARCHITECTURES.add(name, Architecture(name, paper, options, segmenter, published, spatial_dims, axes, network))
         return segmenter
 
     return register
@@ -252,6 +265,16 @@ def build_segmenter(config: TrialConfig) -> Segmenter:
             spatial_dims=config.spatial_dims,
             losses=config.losses,
         )
+
+
+def build_encoder_decoder(
+    name: str, options: Mapping[str, Any], *, in_channels: int, spatial_dims: int = 2
+) -> EncoderDecoder:
+    """Build the wiring of a registered architecture that has two halves; another kind raises `UserError`."""
+    network = ARCHITECTURES[name].build_network(options, in_channels=in_channels, spatial_dims=spatial_dims)
+    if not isinstance(network, EncoderDecoder):
+        raise UserError(f"the backbone must be an encoder and a decoder, but '{name}' is not: choose another")
+    return network
 
 
 def count_parameters(module: nn.Module) -> int:

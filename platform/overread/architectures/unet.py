@@ -113,6 +113,7 @@ class UNet(EncoderDecoder):
     options=UNetOptions,
     published=Published(in_channels=1, classes=2, size=(256, 256)),
     spatial_dims=(2, 3),
+    network=UNet,
 )
 class UNetSegmenter(SoftmaxSegmenter):
     """U-Net with a softmax head. Published loss: cross-entropy."""

@@ -88,23 +88,21 @@ def nodes_up_to(level: int) -> Iterator[Node]:
 class UNetSharp(Network):
     """The wiring of UNet#. Inner layers: `nodes.x<i><j>`, `projections.x<i><j>`, `projection_norm`."""
 
-    spatial_dims = 2
-
-    def __init__(self, options: UNetSharpOptions, *, in_channels: int) -> None:
+    def __init__(self, options: UNetSharpOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.options, self.in_channels = options, in_channels
+        self.options, self.in_channels, self.spatial_dims = options, in_channels, spatial_dims
         self.feature_channels = options.width
         self.size_multiple = 2**options.level
         nodes = list(nodes_up_to(options.level))
         self.nodes = nn.ModuleDict(
-            {name_of(node): DoubleConv(2, self.inputs(node), self.channels(node)) for node in nodes}
+            {name_of(node): DoubleConv(spatial_dims, self.inputs(node), self.channels(node)) for node in nodes}
         )
         self.projections = nn.ModuleDict()
         if options.connection == "project":
             for source in sorted({source for node in nodes for source in self.intra_sources(node)}):
-                self.projections[name_of(source)] = convolution(2, self.channels(source), options.width)
+                self.projections[name_of(source)] = convolution(spatial_dims, self.channels(source), options.width)
         # One norm for all projections is what the published count says; none exists where nothing is projected.
-        self.projection_norm = normalisation("batch", 2, options.width) if self.projections else None
+        self.projection_norm = normalisation("batch", spatial_dims, options.width) if self.projections else None
         initialise_he(self)
 
     def channels(self, node: Node) -> int:
@@ -141,7 +139,13 @@ class UNetSharp(Network):
 
         l is the variant's `level`, or L. Nodes above it are not computed.
         """
-        check_input(x, name="UNet#", in_channels=self.in_channels, spatial_dims=2, size_multiple=self.size_multiple)
+        check_input(
+            x,
+            name="UNet#",
+            in_channels=self.in_channels,
+            spatial_dims=self.spatial_dims,
+            size_multiple=self.size_multiple,
+        )
         level = self.options.level if variant is None else variant.options.get("level", self.options.level)
         maps: dict[Node, Tensor] = {}
         for node in nodes_up_to(level):
@@ -178,6 +182,7 @@ class UNetSharp(Network):
     options=UNetSharpOptions,
     published=Published(in_channels=3, classes=2, size=(96, 96)),
     axes=("level",),
+    network=UNetSharp,
 )
 class UNetSharpSegmenter(Segmenter):
     """UNet# with its heads. Published loss: 0.5 focal + Dice + 0.5 Lovász, averaged over the supervised branches."""

@@ -13,16 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from overread.architectures.blocks import check_input
-from overread.architectures.contract import EncoderDecoder, Features, Losses, Network, Published, architecture
+from overread.architectures.contract import Features, Losses, Network, Published, architecture, build_encoder_decoder
 from overread.architectures.heads import SoftmaxSegmenter, softmax_losses
 from overread.architectures.transformer import Encoder, PositionGrid
-from overread.architectures.unet import UNet, UNetOptions
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import MAIN, Batch, Readings, Variant
@@ -40,8 +38,8 @@ class UNetmerOptions(JsonRecord):
     """Channels at full resolution; tokens have `width` * 2^`pools`."""
     pools: int = 4
     """n; spatial sizes must be multiples of 2^n max(S)."""
-    backbone: Literal["unet"] = "unet"
-    """The network whose halves are E and D."""
+    backbone: str = "unet"
+    """The architecture whose halves are E and D; it takes `width` and `depth` (levels)."""
     use_transformer: bool = True
     """Without it patches are wholly independent (Fig. 5 of the paper)."""
     transformer_depth: int = 6
@@ -81,19 +79,18 @@ def from_patches(x: Tensor, scale: int) -> Tensor:
     return grid.reshape(-1, scale * h, scale * w, channels).permute(0, 3, 1, 2)
 
 
-def build_backbone(options: UNetmerOptions, in_channels: int) -> EncoderDecoder:
-    """Build E and D as the options say."""
-    return UNet(UNetOptions(width=options.width, depth=options.pools + 1), in_channels=in_channels)
-
-
 class UNetmer(Network):
     """The wiring of U-Netmer. Inner layers: `backbone` (E and D), `position` and `transformer` (T)."""
 
-    spatial_dims = 2
-
-    def __init__(self, options: UNetmerOptions, backbone: EncoderDecoder) -> None:
+    def __init__(self, options: UNetmerOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.in_channels = backbone.in_channels
+        backbone = build_encoder_decoder(
+            options.backbone,
+            {"width": options.width, "depth": options.pools + 1},
+            in_channels=in_channels,
+            spatial_dims=spatial_dims,
+        )
+        self.in_channels, self.spatial_dims = in_channels, spatial_dims
         self.backbone = backbone
         self.feature_channels = backbone.feature_channels
         self.scales = options.scales
@@ -133,6 +130,7 @@ class UNetmer(Network):
     options=UNetmerOptions,
     published=Published(in_channels=1, classes=2, size=(256, 256)),
     axes=("scale",),
+    network=UNetmer,
 )
 class UNetmerSegmenter(SoftmaxSegmenter):
     """U-Netmer with a softmax head. Published loss: cross-entropy, averaged over the scales."""
@@ -148,7 +146,7 @@ class UNetmerSegmenter(SoftmaxSegmenter):
         spatial_dims: int = 2,
         losses: Mapping[str, float] | None = None,
     ) -> None:
-        network = UNetmer(options, build_backbone(options, in_channels))
+        network = UNetmer(options, in_channels=in_channels, spatial_dims=spatial_dims)
         super().__init__(network, classes=classes, losses=losses)
         self.scales = options.scales
 

@@ -68,10 +68,14 @@ class BatchSource:
                 f"batch_size must be at least the number of workers, but got {config.batch_size} for {world_size}: "
                 "raise it or use fewer workers"
             )
-        if needs.instances:
-            raise UserError("instances must be prepared for this architecture, but prepared data have none")
         by_id = {case.id: case for case in prepared.cases}
         self._cases: list[PreparedCase] = [by_id.get(case) or prepared.case(case) for case in case_ids]
+        without = [case.id for case in self._cases if needs.instances and not case.instances]
+        if without:
+            raise UserError(
+                f"every training case must have instance ids, but {len(without)} (such as '{without[0]}') have none: "
+                "add them in instances/"
+            )
         self._arrays: list[CaseArrays] = [open_case(prepared, case) for case in self._cases]
         self._annotators = sorted({name for case in prepared.cases for name in case.annotators})
         self._config, self._needs = config, needs
@@ -123,6 +127,7 @@ class BatchSource:
             labels=stack("labels"),
             valid=stack("valid"),
             extras={name: stack(f"extra {name}") for name in self._needs.extras},
+            instances=stack("instances")[:, 0] if self._needs.instances else None,
         )
 
     def _cut(self, sample: _Sample) -> dict[str, NDArray[Any]]:
@@ -137,6 +142,8 @@ class BatchSource:
         result: dict[str, NDArray[Any]] = {"image": crop_or_pad(arrays.image, start, size), "labels": labels}
         for name in self._needs.extras:
             result[f"extra {name}"] = crop_or_pad(arrays.read_extra(self._needs.stored_extra(name)), start, size)
+        if self._needs.instances:
+            result["instances"] = crop_or_pad(arrays.instances[None], start, size)
         if self._config.spatial_dims == 2:
             result = {name: array[:, 0] for name, array in result.items()}
         valid = np.zeros(len(self._annotators), bool)

@@ -11,7 +11,7 @@ from typing import Any
 from overread.errors import UserError
 from overread.jsonio import fingerprint, read_json, write_json
 
-PREPARATION = 1
+PREPARATION = 2
 """Raise when prepared arrays change for equal data and settings."""
 MEMO = "hashes.json"
 

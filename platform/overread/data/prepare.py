@@ -102,7 +102,8 @@ def check_dataset(
         raise UserError(*structural)
     problems = list(structural)
     dataset = _collect(problems, lambda: assign_groups(found, settings.group_pattern)) or found
-    tasks = [CheckTask(replace(dataset, cases=(case,), unlabelled=()), case) for case in dataset.cases]
+    cases = _cases(dataset, settings)
+    tasks = [CheckTask(replace(dataset, cases=(case,), unlabelled=()), case) for case in cases]
     results: list[CheckResult] = map_cases(_check, tasks, "Checking cases")
     problems += [problem for result in results for problem in result.problems]
     problems += _reference_problems(dataset, settings.reference)
@@ -111,6 +112,11 @@ def check_dataset(
         raise UserError(*dict.fromkeys(problems))
     spacings = [result.spacing for result in results]
     return dataset, choose_preprocessing(dataset, spacings, [result.shape for result in results], settings)
+
+
+def _cases(dataset: Dataset, settings: PrepareSettings) -> tuple[Case, ...]:
+    """Return the cases to prepare: the labelled ones first, and the unlabelled ones if wanted."""
+    return dataset.cases + (dataset.unlabelled if settings.unlabelled else ())
 
 
 def _collect(problems: list[str], step: Callable[[], Result]) -> Result | None:
@@ -178,14 +184,16 @@ def _write_arrays(
             preprocessing=preprocessing,
             folder=str(partial / "cases" / f"{index:05d}"),
         )
-        for index, case in enumerate(dataset.cases)
+        for index, case in enumerate(_cases(dataset, settings))
     ]
     results: list[tuple[PreparedCase, NDArray[np.float32]]] = map_cases(_prepare_case, tasks, "Preparing cases")
-    group_of = {case.id: case.group for case in dataset.cases}
+    group_of = {case.id: case.group for case, _ in results}
     similar = near_duplicates({case.id: small for case, small in results})
     pairs = [(first, second) for first, second in similar if group_of[first] != group_of[second]]
-    groups = {case.id: case.group for case in merge_groups(dataset, pairs).cases}
-    cases = tuple(replace(case, group=groups[case.id]) for case, _ in results)
+    merged = {case.id: case.group for case in _cases(merge_groups(dataset, pairs), settings)}
+    everything = tuple(replace(case, group=merged[case.id]) for case, _ in results)
+    cases, unlabelled = everything[: len(dataset.cases)], everything[len(dataset.cases) :]
+    groups = {case.id: case.group for case in cases}
     strata = {case.id: ",".join(map(str, case.foreground)) for case in cases}
     return Prepared(
         root="",
@@ -196,6 +204,7 @@ def _write_arrays(
         preprocessing=preprocessing,
         cases=cases,
         splits=_split(groups, settings, strata, len(pairs)),
+        unlabelled=unlabelled,
         near_duplicates=tuple(pairs),
         content="",
     )
@@ -213,17 +222,9 @@ def _prepare_case(task: ArrayTask) -> tuple[PreparedCase, NDArray[np.float32]]:
     """Write the arrays of one case; return its record and thumbnail."""
     native = read_image(_channel_paths(task.dataset, task.case))
     image = preprocess_image(native.array, task.preprocessing)
-    labels = {
-        annotator: to_class_ids(read_label(Path(task.dataset.root) / path), task.dataset.label_values)
-        for annotator, path in sorted(task.case.labels.items())
-    }
-    labels = annotated(labels, task.settings)
-    truth = truth_of(labels, task.settings.reference, len(task.dataset.label_values))
     folder = Path(task.folder)
     os.makedirs(folder)  # noqa: PTH103  (fails if another task has the same folder)
     np.save(folder / "image.npy", image)
-    np.save(folder / "labels.npy", np.stack([to_prepared_mask(label, task.preprocessing) for label in labels.values()]))
-    np.save(folder / "truth.npy", truth)
     record = PreparedCase(
         index=task.index,
         id=task.case.id,
@@ -231,10 +232,33 @@ def _prepare_case(task: ArrayTask) -> tuple[PreparedCase, NDArray[np.float32]]:
         native_shape=native.array.shape[1:],
         shape=(image.shape[1], image.shape[2], image.shape[3]),
         spacing=native.spacing,
-        annotators=tuple(labels),
-        foreground=tuple(int(k) for k in np.unique(truth) if k > 0),
+        annotators=(),
+        foreground=(),
     )
+    if task.case.labels:
+        record = _write_labels(task, record)
+    if task.case.instances is not None:
+        instances = read_label(Path(task.dataset.root) / task.case.instances)
+        np.save(folder / "native_instances.npy", instances)
+        np.save(folder / "instances.npy", to_prepared_mask(instances, task.preprocessing))
+        record = replace(record, instances=True)
     return record, thumbnail(image)
+
+
+def _write_labels(task: ArrayTask, record: PreparedCase) -> PreparedCase:
+    """Write labels and truth of a case; return its record with what they show."""
+    labels = {
+        annotator: to_class_ids(read_label(Path(task.dataset.root) / path), task.dataset.label_values)
+        for annotator, path in sorted(task.case.labels.items())
+    }
+    labels = annotated(labels, task.settings)
+    truth = truth_of(labels, task.settings.reference, len(task.dataset.label_values))
+    folder, prepared = Path(task.folder), [to_prepared_mask(label, task.preprocessing) for label in labels.values()]
+    np.save(folder / "labels.npy", np.stack(prepared))
+    np.save(folder / "truth.npy", truth)
+    if len(labels) > 1:
+        np.save(folder / "annotations.npy", np.stack(list(labels.values())))
+    return replace(record, annotators=tuple(labels), foreground=tuple(int(k) for k in np.unique(truth) if k > 0))
 
 
 def annotated(labels: dict[str, NDArray[np.uint8]], settings: PrepareSettings) -> dict[str, NDArray[np.uint8]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from overread.errors import UserError
 from overread.records import Dataset, PrepareSettings, Preprocessing
 
 Spacing = tuple[float, ...] | None
+Number = TypeVar("Number", bound=np.generic)
 
 
 def choose_preprocessing(
@@ -110,12 +111,12 @@ def to_class_ids(values: NDArray[Any], label_values: Sequence[int]) -> NDArray[n
     return ids
 
 
-def to_prepared_mask(mask: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the prepared mask (D, H, W) of native class ids, by nearest neighbour."""
+def to_prepared_mask(mask: NDArray[Number], preprocessing: Preprocessing) -> NDArray[Number]:
+    """Return the prepared mask (D, H, W) of native class or instance ids, by nearest neighbour."""
     slices = _slices_first(mask[None], preprocessing)[0]
     _, height, width = prepared_shape(mask.shape, preprocessing)
     rows, columns = _nearest(slices.shape[1], height), _nearest(slices.shape[2], width)
-    return np.ascontiguousarray(slices[:, rows[:, None], columns[None, :]].astype(np.uint8))
+    return np.ascontiguousarray(slices[:, rows[:, None], columns[None, :]])
 
 
 def to_native(

@@ -1,7 +1,9 @@
 """Where prepared arrays live and how they are opened.
 
-A prepared folder holds `manifest.json` and per case `cases/<index>/image.npy` (C, D, H, W) float32, `labels.npy`
-(A, D, H, W) uint8 and `truth.npy` (native grid) uint8, and `extra_<name>.npy` (channels, D, H, W) float32 where stored.
+A prepared folder holds `manifest.json` and per case `cases/<index>/image.npy` (C, D, H, W) float32; of labelled cases
+`labels.npy` (A, D, H, W) and `truth.npy` (native grid), uint8; of those with several annotators `annotations.npy`
+(A, native grid) uint8; of those with instances `instances.npy` (D, H, W) and `native_instances.npy`, int32; and
+`extra_<name>.npy` (channels, D, H, W) float32 where stored.
 """
 
 from __future__ import annotations
@@ -41,6 +43,22 @@ class CaseArrays:
     def truth(self) -> NDArray[np.uint8]:
         """Truth for evaluation in the native grid, memory-mapped."""
         return self._open("truth")
+
+    @property
+    def annotations(self) -> NDArray[np.uint8]:
+        """Class ids by annotator in the native grid (A, *native), memory-mapped."""
+        several = (self.folder / "annotations.npy").is_file()
+        return self._open("annotations") if several else self.truth[None]
+
+    @property
+    def instances(self) -> NDArray[np.int32]:
+        """Prepared instance ids (D, H, W), 0 = none, memory-mapped."""
+        return self._open("instances")
+
+    @property
+    def native_instances(self) -> NDArray[np.int32]:
+        """Instance ids in the native grid, memory-mapped."""
+        return self._open("native_instances")
 
     def read_extra(self, name: str) -> NDArray[np.float32]:
         """A named extra array (channels, D, H, W), memory-mapped."""

@@ -59,7 +59,7 @@ def toy_batch(
             for name, extra in needs.extras.items()
         },
         partner=toy_batch(size, **settings, seed=seed + 1, needs=partner) if needs.pairs else None,
-        instances=(labels[:, 0] > 0).long() if needs.instances else None,
+        instances=(labels[:, 0] > 0).int() if needs.instances else None,
     )
 
 

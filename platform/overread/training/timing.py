@@ -105,7 +105,7 @@ def synthetic_batch(config: TrialConfig, needs: Needs, samples: int, *, partner:
         valid=torch.ones((samples, annotators), dtype=torch.bool),
         extras={name: noise(extra.channels) for name, extra in needs.extras.items()},
         partner=synthetic_batch(config, needs, samples, partner=False) if with_partner else None,
-        instances=labels[:, 0].long() if needs.instances else None,
+        instances=labels[:, 0].int() if needs.instances else None,
     )
 
 
