@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from overread.errors import UserError
 from overread.records import EpochReport, Manifest, TrialConfig, TrialOutcome, TrialState
-from overread.tracking import store
+from overread.tracking import models, store
 from overread.tracking.fields import config_params, final_metrics, flatten, safe, trial_files
 
 if TYPE_CHECKING:
@@ -145,7 +145,10 @@ class Tracker:
     # ------------------------------------------------------------ ensemble
 
     def ensemble_run(self, manifest: Manifest, metrics: Mapping[str, float], folder: Path) -> str:
-        """Write an ensemble package with its measured figures below the search; return the run's id."""
+        """Write an ensemble package with its measured figures below the search, and register it; return the run's id.
+
+        The model's artifacts hold the package whole (`model/data/`); its registered name is that of the ensemble.
+        """
         key = f"{self.search_id}/ensemble/{manifest.winners}"
         run = self._run(key, kind="ensemble", name=f"ensemble {manifest.name}", parent=self._search().info.run_id)
         members = {f"member_{i}": f"{m.name} ({m.trial_id}, {m.variant})" for i, m in enumerate(manifest.members, 1)}
@@ -153,9 +156,11 @@ class Tracker:
         params = {"winners": manifest.winners, "locked_cases": manifest.locked_cases, "seed": manifest.seed}
         self._log_params(run, flatten(members | params))
         self._log_metrics(run, scores | dict(metrics), step=0, seconds=0.0)
-        self.client.log_artifacts(run.info.run_id, str(folder), "package")
+        run_id = str(run.info.run_id)
+        models.log_package(self.client, run_id, folder)
+        models.register(self.client, run_id, safe(manifest.name).replace("/", "_"))
         self._close(run, "FINISHED")
-        return str(run.info.run_id)
+        return run_id
 
     # ------------------------------------------------------------ inside
 
