@@ -84,6 +84,8 @@ class PrepareSettings(JsonRecord):
     locked_fraction: float = 0.20
     calibration_fraction: float = 0.15
     folds: int = 5
+    merge_labels: bool = False
+    """Make one class, `foreground`, of all foreground classes."""
     unlabelled: bool = False
     """Prepare the unlabelled images too (for self-supervised training)."""
     seed: int = 0

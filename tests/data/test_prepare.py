@@ -239,3 +239,15 @@ def test_unlabelled_images_are_prepared_when_asked_for_and_join_the_groups(tmp_p
     roles = (prepared.splits.locked, prepared.splits.calibration, *prepared.splits.folds)
     assert sorted(name for role in roles for name in role) == [case.id for case in prepared.cases]
     assert open_case(prepared, other).image.shape == open_case(prepared, "phantom_002").image.shape
+
+
+def test_labels_may_be_merged_into_one_class(tmp_path: Path) -> None:
+    root = write_phantom(tmp_path / "phantom", PhantomSettings(cases=8, size=24, classes=3))
+    apart = prepare_dataset(root, PrepareSettings(folds=2), tmp_path / "cache")
+    merged = prepare_dataset(root, PrepareSettings(folds=2, merge_labels=True), tmp_path / "cache")
+    assert (merged.label_names, merged.label_values, merged.classes) == (("background", "foreground"), (0, 1), 2)
+    case = apart.cases[0].id
+    assert open_case(apart, case).truth.max() == 2
+    np.testing.assert_array_equal(open_case(merged, case).truth, open_case(apart, case).truth > 0)
+    np.testing.assert_array_equal(open_case(merged, case).labels, open_case(apart, case).labels > 0)
+    assert merged.case(case).foreground == (1,)

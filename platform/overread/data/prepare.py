@@ -195,11 +195,12 @@ def _write_arrays(
     cases, unlabelled = everything[: len(dataset.cases)], everything[len(dataset.cases) :]
     groups = {case.id: case.group for case in cases}
     strata = {case.id: ",".join(map(str, case.foreground)) for case in cases}
+    merged_names, merged_values = ("background", "foreground"), (0, 1)
     return Prepared(
         root="",
         dataset=dataset.name,
-        label_names=dataset.label_names,
-        label_values=dataset.label_values,
+        label_names=merged_names if settings.merge_labels else dataset.label_names,
+        label_values=merged_values if settings.merge_labels else dataset.label_values,
         settings=settings,
         preprocessing=preprocessing,
         cases=cases,
@@ -251,6 +252,8 @@ def _write_labels(task: ArrayTask, record: PreparedCase) -> PreparedCase:
         annotator: to_class_ids(read_label(Path(task.dataset.root) / path), task.dataset.label_values)
         for annotator, path in sorted(task.case.labels.items())
     }
+    if task.settings.merge_labels:
+        labels = {annotator: (label > 0).astype(np.uint8) for annotator, label in labels.items()}
     labels = annotated(labels, task.settings)
     truth = truth_of(labels, task.settings.reference, len(task.dataset.label_values))
     folder, prepared = Path(task.folder), [to_prepared_mask(label, task.preprocessing) for label in labels.values()]

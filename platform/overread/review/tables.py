@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -37,6 +39,12 @@ class Grid:
         for row in self.rows:
             table.add_row(*(Text(text) for text in row))  # Text: a name with [brackets] is not markup
         return table
+
+    def csv(self) -> str:
+        """Return the table as CSV, without its title."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *self.rows])
+        return text.getvalue()
 
     def markdown(self) -> str:
         """Return the table as Markdown, without its title."""

@@ -1,14 +1,18 @@
-"""One training with a given config, on the cluster, by the same trial function as in a search."""
+"""Trainings with given configs, on the cluster, by the same trial function as in a search."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from overread.cluster.job import JOB, OUTCOME, RESUME, TrialJob
 from overread.cluster.session import apply_settings, available, require_gpus, threads_each
 from overread.cluster.torch_trainer import release_group
-from overread.cluster.trainable import Worker, default_worker, resources, trial_function
+from overread.cluster.trainable import Worker, default_worker, parse_job, resources, trial_function
 from overread.errors import OverreadError, UserError
 from overread.records import Prepared, TrialConfig, TrialOutcome
 
@@ -48,30 +52,44 @@ def train_one(
         protected=True,
     )
     job.save(out / JOB)
-    _run(job, prepared, worker)
+    train_all([job], prepared, scratch=out / "tune", worker=worker)
     outcome = job.outcome()
     if outcome is None or outcome.state == "failed":
         reason = outcome.reason if outcome else "it ended without an outcome"
         raise OverreadError(f"training {out.name} failed: {reason} (details in {out / 'error.txt'})")
-    (out / RESUME).unlink(missing_ok=True)
     return outcome
 
 
-def _run(job: TrialJob, prepared: Prepared, worker: Worker) -> None:
-    apply_settings()
-    import json
+def train_all(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, worker: Worker = default_worker) -> None:
+    """Run jobs, as many at a time as there are CPUs for, in their order; their outcomes stand in their folders.
 
+    Every `job.json` must be there. A job whose deadline has passed before its turn is left out; one whose deadline
+    passes in mid-training ends as `stopped` and goes on from its checkpoint when its `outcome.json` is deleted.
+    `scratch` is for Tune, and deleted.
+    """
+    apply_settings()
     from ray import tune
 
-    scratch = job.path / "tune"
-    function = tune.with_parameters(trial_function, prepared=prepared, worker=worker)
-    config = {"job": json.dumps(job.to_json())}
+    function = tune.with_parameters(_in_time, prepared=prepared, worker=worker)
     try:
         tune.Tuner(
             tune.with_resources(function, resources),
-            param_space=config,
-            run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0),
+            param_space={"job": tune.grid_search([json.dumps(job.to_json()) for job in jobs])},
+            run_config=tune.RunConfig(name=scratch.name, storage_path=str(scratch.parent), verbose=0),
         ).fit()
     finally:
-        release_group(job.path)
+        for job in jobs:
+            release_group(job.path)
+            if (outcome := job.outcome()) and outcome.state == "finished":
+                (job.path / RESUME).unlink(missing_ok=True)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _in_time(config: dict[str, Any], prepared: Prepared, worker: Worker) -> None:
+    from ray import tune
+
+    deadline = parse_job(config).deadline
+    if deadline is not None and time.time() >= deadline:
+        tune.report({"state": "waiting", "validation_dice": 0.0})
+    else:
+        trial_function(config, prepared, worker)
