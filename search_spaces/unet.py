@@ -30,9 +30,9 @@ BARE = {
 
 POINTS: list[dict[str, Any]] = [
     BARE,
-    BARE | {"unet/learning_rate": 1e-2, "unet/rotate_degrees": 15.0, "unet/intensity": 0.1},
-    BARE | {"unet/learning_rate": 1e-2, "unet/depth": 5},  # the published depth
+    BARE | {"unet/depth": 5, "unet/flip": False},  # the published depth; a flip may turn anatomy into what is not there
     BARE | {"unet/depth": 5, "unet/dice": 0.0},  # and the published loss
+    BARE | {"unet/learning_rate": 1e-2, "unet/rotate_degrees": 15.0, "unet/intensity": 0.1},
 ]
 
 

@@ -107,6 +107,19 @@ def test_widths_fit_the_seconds(tmp_path: Path) -> None:
     assert (first.trials, first.steps_per_trial, first.minutes) == (3, 444, 2.5)
 
 
+def test_a_trial_sees_every_slice_often_enough(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path)
+    slices = sum(case.shape[0] for case in prepared.cases if case.id in prepared.splits.fold(0).train)
+    # 40 s of training; 800 steps of 8 samples: 0.05 s a step, so width 16 (0.04 s) fits and 24 (0.09 s) does not
+    settings = SearchSettings(time_budget_s=225.0, min_steps=400, min_passes=800 * 8 / slices)
+    made = plan(prepared, settings, cpus=2, timer=by_width)
+    assert (made.widths["unet"], made.batch_sizes["unet"]) == ((12, 16), 8)
+    # passes alone never shrink the batch: smaller batches see no more samples
+    settings = SearchSettings(time_budget_s=225.0, min_steps=400, min_passes=10**6)
+    made = plan(prepared, settings, cpus=2, timer=by_width)
+    assert (made.widths["unet"], made.batch_sizes["unet"]) == ((8,), 8)
+
+
 def test_the_smallest_width_is_taken_when_none_fits(tmp_path: Path) -> None:
     settings = SearchSettings(space="unet", trials=2, seconds_per_trial=1.0)
     made = plan(tiny_prepared(tmp_path), settings, timer=lambda config: 9.0)

@@ -120,10 +120,8 @@ def plan(
         prepared=prepared.content,
     )
     timer = timer or _timer(prepared, settings, threads)
-    # Fixed steps cost what they cost, and the papers' own widths are what was asked for: nothing is to be fitted.
-    allowed = float("inf") if settings.points == "published" else train_seconds / settings.min_steps
     for family in families:
-        fit = _fit(prepared, settings, draft, module, family, allowed, timer)
+        fit = _fit(prepared, settings, draft, module, family, timer)
         draft = replace(
             draft,
             widths=draft.widths | {family: fit.widths},
@@ -214,6 +212,15 @@ def candidate_widths(published: int | None) -> tuple[int, ...]:
     return (*(width for width in WIDTHS if width < published), published)
 
 
+def steps_of_passes(prepared: Prepared, settings: SearchSettings, config: TrialConfig) -> float:
+    """Return the steps in which a config sees every training slice `min_passes` times; 0 for patches of volumes."""
+    if config.spatial_dims == 3:
+        return 0.0
+    train = set(prepared.splits.fold(settings.fold).train)
+    slices = sum(case.shape[0] for case in prepared.cases if case.id in train)
+    return settings.min_passes * slices / config.batch_size
+
+
 @dataclass(frozen=True)
 class Fit:
     """Sizes of a family that fit the budget."""
@@ -231,10 +238,9 @@ def _fit(
     draft: BudgetPlan,
     module: ModuleType,
     family: str,
-    allowed: float,
     timer: Timer,
 ) -> Fit:
-    """Return the sizes whose step takes at most `allowed` seconds: the batch at the smallest width, then the width.
+    """Return the batch that allows enough steps at the smallest width, then the width that also allows enough passes.
 
     Sizes are timed from cheap to dear, so that the first one that does not fit costs little. If none fits, the
     smallest is taken: fewer steps are better than none.
@@ -242,11 +248,16 @@ def _fit(
     widths = candidate_widths(published_width(family))
     if settings.points == "published":
         widths = widths[-1:]
-    batch_size, step = 0, 0.0
+    # The papers' own widths are what was asked for with published points: nothing is to be fitted.
+    allowed = float("inf") if settings.points == "published" else draft.train_seconds / settings.min_steps
+    batch_size, step, passes = 0, 0.0, 0.0
     for batch_size in BATCH_SIZES_GPU if settings.gpus_per_worker else BATCH_SIZES_CPU:
-        step = timer(_example(prepared, settings, draft, module, family, widths[0], batch_size))
+        example = _example(prepared, settings, draft, module, family, widths[0], batch_size)
+        step, passes = timer(example), steps_of_passes(prepared, settings, example)
         if step <= allowed:
             break
+    if passes and settings.points != "published":
+        allowed = min(allowed, draft.train_seconds / passes)
     fitting = widths[:1]
     for width in widths[1:] if step <= allowed else ():
         wider = timer(_example(prepared, settings, draft, module, family, width, batch_size))

@@ -42,6 +42,8 @@ class SearchSettings(JsonRecord):
     """The fold that all trials validate on."""
     min_steps: int = 2000
     """Optimiser steps that batch size and width of a network must allow in a trial."""
+    min_passes: float = 12.0
+    """Times that a trial must be able to see every training slice: below, a narrower network learns more."""
     early_stopping: bool = True
     seed: int = 0
     resume: bool = False
@@ -57,6 +59,8 @@ class SearchSettings(JsonRecord):
             raise UserError(f"workers_per_trial must be numbers from 1 up, but got {list(self.workers_per_trial)}")
         if self.fold < 0 or self.min_steps < 1:
             raise UserError(f"fold must be from 0 and min_steps from 1 up, but got {self.fold} and {self.min_steps}")
+        if self.min_passes < 0:
+            raise UserError(f"min_passes must be 0 or more, but got {self.min_passes}")
         if self.gpus_per_worker < 0:
             raise UserError(f"gpus_per_worker must be 0 or more, but got {self.gpus_per_worker}")
 
