@@ -44,8 +44,8 @@ def give(searcher: JobSearch, name: str) -> TrialJob:
 def test_the_first_point_of_the_plain_network_is_the_baseline(prepared: Prepared, tmp_path: Path) -> None:
     searcher = make_searcher(opened(prepared, tmp_path / "s"))
     first, second = give(searcher, "a"), give(searcher, "b")
-    assert (first.config.baseline, first.protected, first.config.optimiser.learning_rate) == (True, True, 3e-3)
-    assert (second.config.baseline, second.protected, second.config.optimiser.learning_rate) == (False, False, 1e-2)
+    assert (first.config.baseline, first.protected, first.config.augment.flip) == (True, True, True)
+    assert (second.config.baseline, second.protected, second.config.augment.flip) == (False, False, False)
 
 
 def test_another_network_is_no_baseline_when_the_first_point_failed(prepared: Prepared, tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_a_point_that_a_killed_driver_lost_comes_first(prepared: Prepared, tmp_p
     before.study.ask()  # and killed before the job was written
     after = make_searcher(opened(prepared, tmp_path / "s", replace(SETTINGS, resume=True)))
     first, second = give(after, "a"), give(after, "b")
-    assert (first.number, first.config.baseline, first.config.optimiser.learning_rate) == (0, True, 3e-3)
-    assert (second.number, second.config.baseline, second.config.optimiser.learning_rate) == (1, False, 1e-2)
+    assert (first.number, first.config.baseline, first.config.augment.flip) == (0, True, True)
+    assert (second.number, second.config.baseline, second.config.augment.flip) == (1, False, False)
 
 
 def test_seeds_of_neighbouring_searches_differ(prepared: Prepared, tmp_path: Path) -> None:
