@@ -84,3 +84,18 @@ def test_masks_that_do_not_fit_are_refused() -> None:
         case_dice(np.array([0, 1]), np.array([0, 2]), 2)
     with pytest.raises(UserError, match="prediction must hold"):
         case_dice(np.array([0, -1]), np.array([0, 1]), 2)
+
+
+def test_counts_add_up_and_have_a_complement() -> None:
+    first, second = Counts(tp=1, fp=2, fn=3, tn=4), Counts(tp=10, fp=20, fn=30, tn=40)
+    assert first + second == Counts(tp=11, fp=22, fn=33, tn=44)
+    assert first.complement == Counts(tp=4, fp=3, fn=2, tn=1)
+    assert class_counts(~A, ~B, 2)[1] == class_counts(A, B, 2)[1].complement
+
+
+def test_strict_metrics_are_undefined_where_they_are_a_share_of_nothing() -> None:
+    nothing_true, nothing_found = Counts(tp=0, fp=1, fn=0, tn=3), Counts(tp=0, fp=0, fn=1, tn=3)
+    assert METRICS["sensitivity"].strict(nothing_true) is None and METRICS["precision"].strict(nothing_true) == 0
+    assert METRICS["precision"].strict(nothing_found) is None and METRICS["sensitivity"].strict(nothing_found) == 0
+    assert METRICS["specificity"].strict(Counts(tp=3, fp=0, fn=1, tn=0)) is None
+    assert METRICS["dice"].strict(Counts(tp=0, fp=0, fn=0, tn=4)) == 1

@@ -73,6 +73,12 @@ def test_split_without_normal_cases_has_no_rate() -> None:
     assert split_by_foreground([0.5], [True], [True]).false_positive_rate is None
 
 
+def test_undefined_values_are_left_out_of_means_but_not_of_the_false_positive_rate() -> None:
+    found = split_by_foreground([0.5, None, None, 0.0], [True, True, False, False], [True, False, True, False])
+    assert (found.all.mean, found.all.n, found.foreground.mean, found.foreground.n) == (0.25, 2, 0.5, 1)
+    assert (found.normal, found.false_positives) == (2, 1)
+
+
 def test_summary_survives_json() -> None:
     found = split_by_foreground([0.5, 0.7], [True, False], [True, False])
     assert type(found).from_json(found.to_json()) == found

@@ -3,6 +3,7 @@
 One joint histogram per case gives the four counts of every class; each metric is a formula on these counts.
 Conventions (design section 5): both masks empty 1, one empty 0; a class absent in both is left out of a case's mean.
 For metrics of the outside (specificity) the same holds for the complements. All metrics: 1 is best, 0 is worst.
+A share of nothing (sensitivity where the truth is empty) can also be left undefined, as papers do: `Metric.strict`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,29 @@ class Counts:
         """Whether the class is neither in the prediction nor in the truth."""
         return self.tp + self.fp + self.fn == 0
 
+    @property
+    def in_truth(self) -> bool:
+        """Whether the truth has the class."""
+        return self.tp + self.fn > 0
+
+    @property
+    def predicted(self) -> bool:
+        """Whether the prediction has the class."""
+        return self.tp + self.fp > 0
+
+    @property
+    def complement(self) -> Counts:
+        """The counts of all that is not the class: of the background, those of the merged foreground."""
+        return Counts(tp=self.tn, fp=self.fn, fn=self.fp, tn=self.tp)
+
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts over the voxels of both, such as two slices of a volume."""
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+
+def _always(counts: Counts) -> bool:
+    return True
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -42,6 +66,12 @@ class Metric:
     name: str
     formula: Callable[[Counts], float]
     description: str
+    defined: Callable[[Counts], bool] = _always
+    """Whether the metric is a share of anything; where it is not, `formula` still gives 1 or 0."""
+
+    def strict(self, counts: Counts) -> float | None:
+        """Return the metric, None where it is a share of nothing."""
+        return self.formula(counts) if self.defined(counts) else None
 
     def __call__(self, prediction: Mask, truth: Mask) -> float:
         """Return the metric of two boolean masks; masks of different shape raise `UserError`."""
@@ -71,15 +101,32 @@ def _share(hits: int, asked: int, other: int) -> float:
     return hits / asked if asked else float(other == 0)
 
 
-def _metric(name: str, description: str, formula: Callable[[Counts], float]) -> Metric:
-    return METRICS.add(name, Metric(name, formula, description))
+def _metric(
+    name: str, description: str, formula: Callable[[Counts], float], defined: Callable[[Counts], bool] = _always
+) -> Metric:
+    return METRICS.add(name, Metric(name, formula, description, defined))
 
 
 dice = _metric("dice", "2 |A n B| / (|A| + |B|)", lambda c: ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn))
 jaccard = _metric("jaccard", "|A n B| / |A u B|", lambda c: ratio(c.tp, c.tp + c.fp + c.fn))
-sensitivity = _metric("sensitivity", "found share of the truth", lambda c: _share(c.tp, c.tp + c.fn, c.fp))
-precision = _metric("precision", "true share of the found", lambda c: _share(c.tp, c.tp + c.fp, c.fn))
-specificity = _metric("specificity", "share of the outside left alone", lambda c: _share(c.tn, c.tn + c.fp, c.fn))
+sensitivity = _metric(
+    "sensitivity",
+    "found share of the truth",
+    lambda c: _share(c.tp, c.tp + c.fn, c.fp),
+    lambda c: c.in_truth,
+)
+precision = _metric(
+    "precision",
+    "true share of the found",
+    lambda c: _share(c.tp, c.tp + c.fp, c.fn),
+    lambda c: c.predicted,
+)
+specificity = _metric(
+    "specificity",
+    "share of the outside left alone",
+    lambda c: _share(c.tn, c.tn + c.fp, c.fn),
+    lambda c: c.complement.in_truth,
+)
 accuracy = _metric("accuracy", "share of voxels right", lambda c: ratio(c.tp + c.tn, c.tp + c.tn + c.fp + c.fn))
 
 

@@ -36,6 +36,7 @@ class ForegroundSplit(JsonRecord):
     """A metric over all cases, and apart over those with and without foreground in the truth."""
 
     all: Summary
+    """Over the cases where the metric is defined, as is `foreground`."""
     foreground: Summary
     """Cases whose truth has foreground."""
     normal: int
@@ -77,7 +78,7 @@ def paired_bootstrap(
 
 
 def split_by_foreground(
-    values: Sequence[float],
+    values: Sequence[float | None],
     truth_has: Sequence[bool],
     prediction_has: Sequence[bool],
     seed: int = 0,
@@ -86,16 +87,18 @@ def split_by_foreground(
     """Return a metric over all cases and over those with foreground, and the false-positive rate of the others.
 
     The sequences hold one entry per case: the metric, whether truth and prediction have any foreground, the group.
+    Cases whose metric is None (undefined) are left out of the means and their n, not of the false-positive rate.
     """
     names = range(len(values)) if groups is None else groups
     rows = list(zip(values, truth_has, prediction_has, names, strict=True))
     normal = [bool(found) for _, true, found, _ in rows if not true]
+    defined = [(value, true, name) for value, true, _, name in rows if value is not None]
     return ForegroundSplit(
-        all=summarise(values, seed, groups=groups),
+        all=summarise([value for value, *_ in defined], seed, groups=[name for *_, name in defined]),
         foreground=summarise(
-            [value for value, true, *_ in rows if true],
+            [value for value, true, _ in defined if true],
             seed,
-            groups=[name for _, true, _, name in rows if true],
+            groups=[name for _, true, name in defined if true],
         ),
         normal=len(normal),
         false_positives=sum(normal),
