@@ -1,4 +1,4 @@
-"""The space of all families: choose the architecture, then ask its own space.
+"""The space of all families: choose the architecture, then ask its own space. `DEFAULT` are those of a plain search.
 
 The spaces are the other files of this folder, loaded by path: a folder given with `--spaces` works the same way.
 """
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from overread.search.space import SpaceContext
 
+DEFAULT = ("unet", "unet_sharp", "unetmer")
+"""Searched unless `--architectures` names others: few enough that each gets full trainings out of a small budget."""
 FIRST = "unet"
 """Its first point is the bare baseline, which a search tries before anything else."""
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from overread.cluster.job import (
-    OUT_OF_TIME,
+    SEARCH_ENDED,
     StopSignal,
     TrialJob,
     failed_outcome,
@@ -22,7 +22,7 @@ def test_the_deadline_stops(tmp_path: Path) -> None:
     assert not signal()
     now = 100.0
     assert signal()
-    assert signal.reason == OUT_OF_TIME
+    assert signal.reason == SEARCH_ENDED
 
 
 def test_a_request_stops_and_the_file_is_looked_at_now_and_then(tmp_path: Path) -> None:

@@ -3,12 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from overread.metrics.summary import summarise
-from overread.review.report import EnsembleSummary, MemberRow
-from overread.review.tables import Grid, classes_grid, leaderboard_grid, members_grid
+from overread.review.tables import Grid, leaderboard_grid
 from overread.tracking.winners import LeaderboardRow
-
-ENSEMBLE = EnsembleSummary(dice=summarise([0.8, 0.9]), per_class={"organ": summarise([0.8, 0.9])})
 
 
 def board(trial_id: str, dice: float | None, winner: bool = False) -> LeaderboardRow:
@@ -31,14 +27,10 @@ def printed(grid: Grid) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_members_end_with_the_ensemble() -> None:
-    member = MemberRow(name="unet-1", architecture="unet", variant="main", validation_dice=0.8126, locked_dice=None)
-    assert members_grid([member], ENSEMBLE).markdown() == (
-        "| member | architecture | variant | validation Dice | locked Dice |\n"
-        "| --- | --- | --- | ---: | ---: |\n"
-        "| unet-1 | unet | main | 0.813 | – |\n"  # noqa: RUF001
-        "| ensemble | 1 member |  | – | 0.850 |\n"  # noqa: RUF001
-    )
+def test_markdown_and_csv_hold_the_same_texts() -> None:
+    grid = Grid("t", ("member", "Dice"), (("unet, wide", "0.813"), ("ENSEMBLE", "0.850")))
+    assert grid.markdown() == "| member | Dice |\n| --- | ---: |\n| unet, wide | 0.813 |\n| ENSEMBLE | 0.850 |\n"
+    assert grid.csv() == 'member,Dice\n"unet, wide",0.813\nENSEMBLE,0.850\n'
 
 
 def test_leaderboard_marks_winners_and_says_what_it_leaves_out() -> None:
@@ -48,14 +40,6 @@ def test_leaderboard_marks_winners_and_says_what_it_leaves_out() -> None:
     assert grid.rows[0] == ("*", "a", "unet", "main", "finished", "0.900", "31,042,434", "0.250")
     assert [row[0] for row in grid.rows] == ["*", ""]
     assert leaderboard_grid(rows).title == "Leaderboard (validation Dice)"
-
-
-def test_classes_have_interval_and_n() -> None:
-    last = classes_grid(ENSEMBLE).rows[-1]
-    assert last[:2] == ("mean over classes", "0.850")
-    assert last[3] == "2"
-    alone = EnsembleSummary(dice=summarise([0.5]), per_class={})
-    assert classes_grid(alone).rows == (("mean over classes", "0.500", "–", "1"),)  # noqa: RUF001
 
 
 def test_names_with_brackets_are_not_markup() -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ from overread.testing.tiny import tiny_config, tiny_prepared
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes of 4 CPUs, 1 GPU in all; a training ends at once."""
 
-    def end(job: TrialJob, prepared: Prepared, worker: Worker) -> None:
+    def end(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, worker: Worker) -> None:
+        (job,) = jobs
         TrialOutcome(trial_id=job.trial_id, config=job.config, state="finished").save(job.path / "outcome.json")
 
     monkeypatch.setattr(single, "available", lambda: Resources(cpus=8, gpus=1.0, nodes=2, cpus_per_node=4))
-    monkeypatch.setattr(single, "_run", end)
+    monkeypatch.setattr(single, "train_all", end)
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 4), (2, 4), (3, 2), (8, 1)])

@@ -39,7 +39,8 @@ def test_an_unknown_space_lists_the_known_ones() -> None:
 
 def test_families_of_a_joint_space_and_of_a_single_one() -> None:
     panel = load_space("panel")
-    assert set(space_architectures("panel", panel)) >= {"unet", "unetmer", "unet_sharp"}
+    assert set(space_architectures("panel", panel)) == set(panel.DEFAULT) == {"unet", "unetmer", "unet_sharp"}
+    assert set(space_architectures("panel", panel, ("all",))) == set(panel.families())
     assert space_architectures("panel", panel)[0] == "unet"
     assert space_architectures("panel", panel, ("unetmer", "unet")) == ("unet", "unetmer")
     assert space_architectures("unet", load_space("unet")) == ("unet",)

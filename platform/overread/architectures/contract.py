@@ -170,6 +170,8 @@ class Architecture:
     """Free axes evaluated after training: `scale`, `level`, ..."""
     network: Callable[..., Network] | None = None
     """The wiring alone, `network(options, in_channels=..., spatial_dims=...)`; None: not to be had without heads."""
+    also: Mapping[str, Published] = field(default_factory=dict)
+    """Other models of the paper that are settings of this architecture, by name."""
 
     def build(
         self,
@@ -201,30 +203,39 @@ class Architecture:
         if spatial_dims not in self.spatial_dims:
             raise UserError(f"{self.name} must have spatial_dims in {list(self.spatial_dims)}, but got {spatial_dims}")
 
-    def published_parameters(self) -> int:
-        """Count the parameters at the published setting, without allocating them."""
+    @property
+    def settings(self) -> dict[str, Published]:
+        """The published settings by name: the architecture's own, and those of its papers' other models."""
+        return {self.name: self.published, **self.also}
+
+    def published_parameters(self, setting: str | None = None) -> int:
+        """Count the parameters at a published setting (default: its own), without allocating them."""
+        published = self.settings[setting or self.name]
         with torch.device("meta"):
             model = self.build(
-                self.published.options,
-                in_channels=self.published.in_channels,
-                classes=self.published.classes,
-                spatial_dims=len(self.published.size),
+                published.options,
+                in_channels=published.in_channels,
+                classes=published.classes,
+                spatial_dims=len(published.size),
             )
         return count_parameters(model)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what `overread architectures --json` prints of it."""
-        options = self.options.from_json(self.published.options).to_json()
+    def describe(self, setting: str | None = None) -> dict[str, Any]:
+        """Return what `overread architectures --json` prints of a published setting (default: its own)."""
+        name = setting or self.name
+        published = self.settings[name]
+        options = self.options.from_json(published.options).to_json()
         options.pop("schema_version")
         return {
-            "name": self.name,
+            "name": name,
+            "architecture": self.name,
             "paper": self.paper,
             "options": options,
             "axes": list(self.axes),
-            "parameters": self.published_parameters(),
-            "in_channels": self.published.in_channels,
-            "classes": self.published.classes,
-            "size": list(self.published.size),
+            "parameters": self.published_parameters(name),
+            "in_channels": published.in_channels,
+            "classes": published.classes,
+            "size": list(published.size),
         }
 
 
@@ -242,13 +253,15 @@ def architecture(
     spatial_dims: tuple[int, ...] = (2,),
     axes: tuple[str, ...] = (),
     network: Callable[..., Network] | None = None,
+    also: Mapping[str, Published] | None = None,
 ) -> Callable[[SegmenterClass], SegmenterClass]:
     """Register a Segmenter class under `name`: its module's stem `stem`, or `stem_...` where a module has several."""
     if not dataclasses.is_dataclass(options):
         raise TypeError(f"options of '{name}' must be a frozen dataclass, but got {options!r}")
 
     def register(segmenter: SegmenterClass) -> SegmenterClass:
-        ARCHITECTURES.add(name, Architecture(name, paper, options, segmenter, published, spatial_dims, axes, network))
+        entry = Architecture(name, paper, options, segmenter, published, spatial_dims, axes, network, also or {})
+        ARCHITECTURES.add(name, entry)
         return segmenter
 
     return register

@@ -59,7 +59,7 @@ preparation = _stack(
 searching = _stack(
     click.option("--space", default="panel", show_default=True, help="Search space, by file name."),
     click.option("--spaces", type=FOLDER, help="Folder of search spaces instead of the built-in ones."),
-    click.option("--architectures", help="Comma-separated subset of the panel."),
+    click.option("--architectures", help="Comma-separated names, or all [default: the panel's own]."),
     click.option("--trials", type=click.IntRange(1), help="Trainings at the most."),
     click.option("--workers-per-trial", default="1", show_default=True, help="Workers; '1,2' mixes both."),
     click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True),

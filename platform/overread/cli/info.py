@@ -18,7 +18,9 @@ def architectures(as_json: bool) -> None:
     """List every network with its paper, free axes, and parameters at the published setting."""
     from overread.architectures import ARCHITECTURES
 
-    entries = [ARCHITECTURES[name].describe() for name in ARCHITECTURES]
+    entries = [
+        ARCHITECTURES[name].describe(setting) for name in ARCHITECTURES for setting in ARCHITECTURES[name].settings
+    ]
     if as_json:
         return click.echo(json.dumps(entries, indent=1))
     from overread.cli._tables import architecture_grid, show

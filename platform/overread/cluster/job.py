@@ -18,7 +18,7 @@ from overread.records import EpochReport, TrialConfig, TrialOutcome
 JOB, RESUME, STOP, OUTCOME, GROUP = "job.json", "resume.json", "stop.json", "outcome.json", "placement_group.json"
 PROGRESS = "progress.json"
 """The outcome if the trial were stopped now; written by the worker after each validation."""
-OUT_OF_TIME = "end of the search's time"
+SEARCH_ENDED = "end of the search's time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class StopSignal:
         if self.reason:
             return True
         if self.job.deadline is not None and now >= self.job.deadline:
-            self.reason = OUT_OF_TIME
+            self.reason = SEARCH_ENDED
         elif now - self._looked >= self.interval:
             self._looked = now
             path = self.job.path / STOP

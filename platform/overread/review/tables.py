@@ -1,4 +1,4 @@
-"""Tables that are read in a terminal or pasted as Markdown: members of an ensemble, leaderboard of a search."""
+"""Tables that are read in a terminal, pasted as Markdown or opened as CSV, and the leaderboard of a search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from overread.review.report import EnsembleSummary, MemberRow, count, interval, number
+from overread.review.report import number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,22 +72,6 @@ class Scored(Protocol):
     def seconds_per_case(self) -> float | None: ...  # noqa: D102
     @property
     def winner(self) -> bool: ...  # noqa: D102
-
-
-def members_grid(members: Sequence[MemberRow], ensemble: EnsembleSummary | None = None) -> Grid:
-    """Return the members with validation and locked Dice; the ensemble's locked Dice is the last row."""
-    rows = [(m.name, m.architecture, m.variant, number(m.validation_dice), number(m.locked_dice)) for m in members]
-    if ensemble is not None:
-        rows.append(("ensemble", count(len(members), "member"), "", number(None), number(ensemble.dice.mean)))
-    columns = ("member", "architecture", "variant", "validation Dice", "locked Dice")
-    return Grid("Members of the ensemble", columns, tuple(rows), left=3)
-
-
-def classes_grid(ensemble: EnsembleSummary) -> Grid:
-    """Return the ensemble's Dice per class, with interval and n."""
-    named = [*ensemble.per_class.items(), ("mean over classes", ensemble.dice)]
-    rows = tuple((name, number(s.mean), interval(s), str(s.n)) for name, s in named)
-    return Grid("Dice of the ensemble", ("class", "Dice", "95 % interval", "n"), rows)
 
 
 def leaderboard_grid(rows: Sequence[Scored], limit: int | None = None) -> Grid:

@@ -16,6 +16,9 @@ from typing import Any
 from overread.errors import UserError, unknown_name
 from overread.records import AugmentConfig, OptimiserConfig, Prepared, TrialConfig
 
+ALL = "all"
+"""Instead of names of architectures: every family of a joint space."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceContext:
@@ -68,16 +71,20 @@ def load_space(name: str, spaces_dir: str | Path | None = None) -> ModuleType:
 
 
 def space_architectures(name: str, module: ModuleType, chosen: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the families of a space: itself, or those that the points of a joint space name (in their order).
+    """Return the families to search: of a joint space the `chosen`, else its `DEFAULT`, in the order of its points.
 
-    A space of one family with another name than its architecture says so in `ARCHITECTURE`.
+    `all` chooses every family that the points name. A space of one family with another name than its architecture says
+    so in `ARCHITECTURE`.
     """
     named = dict.fromkeys(point["architecture"] for point in module.POINTS if "architecture" in point)
     found = tuple(named) or (getattr(module, "ARCHITECTURE", name),)
+    if ALL in chosen:
+        return found
     for architecture in chosen:
         if architecture not in found:
-            raise unknown_name("architecture of this space", architecture, found)
-    return tuple(architecture for architecture in found if not chosen or architecture in chosen)
+            raise unknown_name("architecture of this space", architecture, (ALL, *found))
+    wanted = chosen or getattr(module, "DEFAULT", found)
+    return tuple(architecture for architecture in found if architecture in wanted)
 
 
 def points(module: ModuleType, context: SpaceContext) -> tuple[dict[str, Any], ...]:
