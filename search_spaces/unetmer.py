@@ -1,4 +1,4 @@
-"""Space of U-Netmer: the scale set, the Transformer, pools, loss weights, optimiser.
+"""Space of U-Netmer: the backbone, the scale set, the Transformer, pools, loss weights, optimiser; 2-D as in the paper.
 
 Sizes are padded to 2^pools * max(S): small images make large scales and four pools costly, hence three pools as an
 alternative. The paper's own training (cross-entropy, Adam 1e-4 halved five times, no augmentation) is the last point:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from overread.search.space import SpaceContext
 
 PUBLISHED = {
+    "unetmer/backbone": "unet",
     "unetmer/scales": "1|2|4",
     "unetmer/pools": 4,
     "unetmer/use_transformer": True,
@@ -32,6 +33,8 @@ PUBLISHED = {
 POINTS: list[dict[str, Any]] = [
     PUBLISHED | {"unetmer/scales": "1|2"},  # best of the paper's Table I on three of seven data sets, and the cheapest
     PUBLISHED | {"unetmer/pools": 3, "unetmer/flip": True, "unetmer/rotate_degrees": 15.0},
+    PUBLISHED | {"unetmer/scales": "1|2", "unetmer/backbone": "attention_unet"},
+    PUBLISHED | {"unetmer/scales": "1|2", "unetmer/backbone": "unet_plus_plus"},  # U-Netmer++; its steps cost the most
     PUBLISHED | {"unetmer/scales": "1", "unetmer/flip": True},
     PUBLISHED | {"unetmer/scales": "1|2|4|8"},
     PUBLISHED | {"unetmer/dice": 0.0, "unetmer/recipe": "adam halving", "unetmer/learning_rate": 1e-4},
@@ -42,6 +45,7 @@ def suggest(trial: optuna.Trial, context: SpaceContext) -> dict[str, Any]:
     """Draw one U-Netmer."""
     scales = trial.suggest_categorical("unetmer/scales", ["1", "2", "4", "1|2", "1|4", "1|2|4", "1|2|4|8"])
     options: dict[str, Any] = {
+        "backbone": trial.suggest_categorical("unetmer/backbone", ["unet", "attention_unet", "unet_plus_plus"]),
         "scales": [int(scale) for scale in scales.split("|")],
         "width": trial.suggest_categorical("unetmer/width", list(context.widths["unetmer"])),
         "pools": trial.suggest_categorical("unetmer/pools", [3, 4]),

@@ -44,6 +44,16 @@ def test_positions_are_interpolated_to_other_sizes_only():
     torch.testing.assert_close(grid((6, 3)), torch.full((1, 4, 6, 3), 2.0))
 
 
+def test_positions_of_volumes_are_interpolated_linearly():
+    grid = PositionGrid(3, side=2, spatial_dims=3)
+    assert grid((2, 2, 2)) is grid.grid
+    with torch.no_grad():
+        grid.grid.copy_(torch.tensor([0.0, 1.0]).reshape(2, 1, 1).expand(1, 3, 2, 2, 2))
+    found = grid((4, 1, 2))
+    assert found.shape == (1, 3, 4, 1, 2)
+    torch.testing.assert_close(found[0, 0, :, 0, 0], torch.tensor([0.0, 0.25, 0.75, 1.0]))
+
+
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="multiple of the heads"):
         Attention(10, heads=4)

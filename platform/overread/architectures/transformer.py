@@ -73,14 +73,16 @@ class Encoder(nn.Module):
 
 
 class PositionGrid(nn.Module):
-    """A learned position embedding (1, d, side, side) in raster order; bicubic for other grid sizes."""
+    """A learned position embedding (1, d, side, side[, side]) in raster order; bicubic, trilinear for other sizes."""
 
-    def __init__(self, width: int, side: int) -> None:
+    def __init__(self, width: int, side: int, spatial_dims: int = 2) -> None:
         super().__init__()
-        self.grid = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, width, side, side), std=0.02))
+        grid = torch.empty(1, width, *[side] * spatial_dims)
+        self.grid = nn.Parameter(nn.init.trunc_normal_(grid, std=0.02))
 
-    def forward(self, size: tuple[int, int]) -> Tensor:
+    def forward(self, size: tuple[int, ...]) -> Tensor:
         """Return the embedding (1, d, *size)."""
         if tuple(self.grid.shape[2:]) == size:
             return self.grid
-        return F.interpolate(self.grid, size=size, mode="bicubic", align_corners=False)
+        mode = "bicubic" if len(size) == 2 else "trilinear"
+        return F.interpolate(self.grid, size=size, mode=mode, align_corners=False)

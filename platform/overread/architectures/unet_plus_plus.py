@@ -1,0 +1,119 @@
+"""U-Net++ (Zhou et al. 2018, arXiv:1807.10165): a U-Net whose skips are nested dense nodes, 2-D and 3-D.
+
+Nodes X^{i,j}, level i (0 = full resolution), column j, i + j < depth, two Conv3-BN-ReLU to `width` * 2^i channels each.
+X^{i,0} is the encoder; for j >= 1 X^{i,j} = H([X^{i,0}, ..., X^{i,j-1}, u(X^{i+1,j-1})]) (Eq. 1), u = linear x2 without
+parameters. The last map is X^{0,depth-1}. As two halves, column 0 encodes and all nested nodes decode.
+Differs from the paper: 64..1024 channels (36.63M, the backbone of U-Netmer++) instead of 32..512; no deep supervision
+and so no pruning; zero padding and BatchNorm throughout; the same layers in 3-D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from overread.architectures.blocks import DoubleConv, check_input, initialise_he, max_pool, upsample
+from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.heads import SoftmaxSegmenter
+from overread.errors import UserError
+from overread.jsonio import JsonRecord
+from overread.records import Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetPlusPlusOptions(JsonRecord):
+    """Options of U-Net++; the defaults are the 64..1024 channels of U-Netmer++."""
+
+    width: int = 64
+    """Channels at full resolution; doubled per level."""
+    depth: int = 5
+    """Resolution levels and columns; spatial sizes must be multiples of 2^(depth - 1)."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"width must be at least 1, but got {self.width}")
+        if not 2 <= self.depth <= 7:
+            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+
+
+class UNetPlusPlus(EncoderDecoder):
+    """The wiring of U-Net++. Inner layers: `encoder` (column 0, finest first) and `nested.x<i><j>`.
+
+    >>> UNetPlusPlus(UNetPlusPlusOptions(width=4, depth=3), in_channels=1)(torch.zeros(2, 1, 16, 24)).shape
+    torch.Size([2, 4, 16, 24])
+    """
+
+    def __init__(self, options: UNetPlusPlusOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
+        super().__init__()
+        self.in_channels, self.spatial_dims = in_channels, spatial_dims
+        self.depth = options.depth
+        self.feature_channels = options.width
+        self.size_multiple = 2 ** (options.depth - 1)
+        channels = [options.width << level for level in range(options.depth)]
+        self.bottom_channels = channels[-1]
+        inputs = [in_channels, *channels[:-1]]
+        self.encoder = nn.ModuleList(DoubleConv(spatial_dims, i, o) for i, o in zip(inputs, channels, strict=True))
+        self.nested = nn.ModuleDict(
+            {
+                f"x{i}{j}": DoubleConv(spatial_dims, j * channels[i] + channels[i + 1], channels[i])
+                for i, j in self.nested_nodes()
+            }
+        )
+        initialise_he(self)
+
+    def nested_nodes(self) -> list[tuple[int, int]]:
+        """Return (level i, column j) of all nested nodes, each after those it takes: column by column."""
+        return [(i, j) for j in range(1, self.depth) for i in range(self.depth - j)]
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return X^{i,0} of all levels but the deepest, finest first, and the deepest (B, `bottom_channels`, *s)."""
+        column: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            x = block(max_pool(x) if level else x)
+            column.append(x)
+        return column[:-1], x
+
+    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
+        """Return X^{0,depth-1} (B, F, *S) from column 0; `bottom` is what X^{depth-2,1} takes from below."""
+        rows = [[x] for x in (*skips, bottom)]
+        for i, j in self.nested_nodes():
+            rows[i].append(self.nested[f"x{i}{j}"](torch.cat([*rows[i], upsample(rows[i + 1][j - 1])], 1)))
+        return rows[0][-1]
+
+    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
+        """Map (B, C, *S) to the last map (B, F, *S) through both halves."""
+        check_input(
+            x,
+            name="U-Net++",
+            in_channels=self.in_channels,
+            spatial_dims=self.spatial_dims,
+            size_multiple=self.size_multiple,
+        )
+        return super().features(x, variant)
+
+
+@architecture(
+    "unet_plus_plus",
+    paper="Zhou et al. 2018, arXiv:1807.10165",
+    options=UNetPlusPlusOptions,
+    published=Published(in_channels=1, classes=2, size=(256, 256)),
+    spatial_dims=(2, 3),
+    network=UNetPlusPlus,
+)
+class UNetPlusPlusSegmenter(SoftmaxSegmenter):
+    """U-Net++ with a softmax head. Loss: cross-entropy, as U-Netmer trains it; the paper's is 0.5 `ce` + `dice`."""
+
+    def __init__(
+        self,
+        options: UNetPlusPlusOptions,
+        *,
+        in_channels: int,
+        classes: int,
+        spatial_dims: int = 2,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        network = UNetPlusPlus(options, in_channels=in_channels, spatial_dims=spatial_dims)
+        super().__init__(network, classes=classes, losses=losses)
