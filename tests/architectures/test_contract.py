@@ -59,13 +59,13 @@ def test_wrong_options_are_named(options: dict[str, int], dims: int, says: str) 
 
 
 def test_an_unknown_architecture_lists_the_known() -> None:
-    with pytest.raises(UserError, match="choose one of unet, unet_sharp, unetmer"):
+    with pytest.raises(UserError, match=r"choose one of attention_unet, .*, unet_sharp, unetmer, unext"):
         ARCHITECTURES["vnet"]
 
 
 def test_an_unknown_spatial_dims_is_refused_for_networks_too() -> None:
     with pytest.raises(UserError, match=r"spatial_dims in \[2\]"):
-        ARCHITECTURES["unetmer"].build_network({}, in_channels=1, spatial_dims=3)
+        ARCHITECTURES["unet_sharp"].build_network({}, in_channels=1, spatial_dims=3)
 
 
 class PairHeads(Segmenter):

@@ -3,7 +3,19 @@
 Adding one = one file here with `@architecture(...)`, one import line below, one file in `search_spaces/`.
 """
 
-from overread.architectures import unet, unet_sharp, unetmer
+from overread.architectures import (
+    attention_unet,
+    bio_net,
+    conv_unext,
+    medt,
+    res_unet,
+    uctransnet,
+    unet,
+    unet_plus_plus,
+    unet_sharp,
+    unetmer,
+    unext,
+)
 from overread.architectures.contract import (
     ARCHITECTURES,
     Architecture,
@@ -29,10 +41,18 @@ __all__ = [
     "Published",
     "Segmenter",
     "architecture",
+    "attention_unet",
+    "bio_net",
     "build_encoder_decoder",
     "build_segmenter",
+    "conv_unext",
     "count_parameters",
+    "medt",
+    "res_unet",
+    "uctransnet",
     "unet",
+    "unet_plus_plus",
     "unet_sharp",
     "unetmer",
+    "unext",
 ]

@@ -1,0 +1,164 @@
+"""ResUnet (Zhang, Liu, Wang 2018, arXiv:1711.10684): a U-Net of pre-activation residual units, 2-D and 3-D.
+
+Levels of `width`, 2 `width`, 4 `width`, 8 `width` channels, one unit y = F(x) + h(x) each (Eq. 1), the last being the
+bridge: F is twice BN-ReLU-Conv3, h the shortcut. The first unit starts with its convolution; the encoder goes down by
+a stride of 2 in F and h, without pooling. Up: upsampling by 2, concatenation with the skip, one unit; a 1x1 head.
+Differs from the paper, as the public PyTorch code that comparisons use: shortcuts are 3x3 convolutions with BN (the
+first without), upsampling is a transposed convolution that keeps the channels. 13,043,009 parameters with 3 input
+channels and 1 output map; the head for background and foreground has one map, 65 parameters, more.
+`shortcut_kernel` 1 and `upsample` "linear" are the paper's own: 7.8M, with 1x1 projections where its figure has
+identities although the channels change (0.4M).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, cat, nn
+
+from overread.architectures.blocks import (
+    Norm,
+    check_input,
+    convolution,
+    initialise_he,
+    normalisation,
+    transposed_up,
+    upsample,
+)
+from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.heads import SoftmaxSegmenter
+from overread.errors import UserError
+from overread.jsonio import JsonRecord
+from overread.records import Variant
+
+_CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResUnetOptions(JsonRecord):
+    """Options of ResUnet; the defaults are the published 64..512 channels."""
+
+    width: int = 64
+    """Channels at full resolution; doubled per level."""
+    depth: int = 4
+    """Resolution levels with the bridge; spatial sizes must be multiples of 2^(depth - 1)."""
+    norm: Norm = "batch"
+    shortcut_kernel: Literal[1, 3] = 3
+    """Side of the shortcut convolutions."""
+    upsample: Literal["transposed", "linear"] = "transposed"
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"width must be at least 1, but got {self.width}")
+        if not 2 <= self.depth <= 7:
+            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+
+
+class ResidualUnit(nn.Module):
+    """F(x) + h(x): (B, inputs, *S) to (B, outputs, *S / stride). `first`: nothing before the first convolution."""
+
+    def __init__(
+        self,
+        options: ResUnetOptions,
+        spatial_dims: int,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        first: bool = False,
+    ) -> None:
+        super().__init__()
+        conv = _CONVOLUTION[spatial_dims]
+        kernel = options.shortcut_kernel
+        before = [] if first else [normalisation(options.norm, spatial_dims, inputs), nn.ReLU(inplace=True)]
+        self.main = nn.Sequential(
+            *before,
+            conv(inputs, outputs, 3, padding=1, stride=stride),
+            normalisation(options.norm, spatial_dims, outputs),
+            nn.ReLU(inplace=True),
+            convolution(spatial_dims, outputs, outputs),
+        )
+        self.shortcut = nn.Sequential(conv(inputs, outputs, kernel, padding=kernel // 2, stride=stride))
+        if not first:
+            self.shortcut.append(normalisation(options.norm, spatial_dims, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, inputs, *S) to (B, outputs, *S / stride)."""
+        return self.main(x) + self.shortcut(x)
+
+
+class ResUnet(EncoderDecoder):
+    """The wiring of ResUnet. Inner layers: `encoder` (the last is the bridge), `ups` and `decoder`, finest first.
+
+    >>> import torch
+    >>> ResUnet(ResUnetOptions(width=4, depth=3), in_channels=1)(torch.zeros(2, 1, 16, 24)).shape
+    torch.Size([2, 4, 16, 24])
+    """
+
+    def __init__(self, options: ResUnetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
+        super().__init__()
+        self.in_channels, self.spatial_dims = in_channels, spatial_dims
+        self.feature_channels = options.width
+        self.size_multiple = 2 ** (options.depth - 1)
+        channels = [options.width << level for level in range(options.depth)]
+        self.bottom_channels = channels[-1]
+        self.encoder = nn.ModuleList([ResidualUnit(options, spatial_dims, in_channels, channels[0], first=True)])
+        self.encoder.extend(ResidualUnit(options, spatial_dims, c, 2 * c, stride=2) for c in channels[:-1])
+        self.ups = nn.ModuleList()
+        if options.upsample == "transposed":
+            self.ups.extend(transposed_up(spatial_dims, 2 * c, 2 * c) for c in channels[:-1])
+        self.decoder = nn.ModuleList(ResidualUnit(options, spatial_dims, 3 * c, c) for c in channels[:-1])
+        initialise_he(self)
+
+    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the skips, finest first, and the bridge's map (B, `bottom_channels`, *S / size_multiple)."""
+        skips: list[Tensor] = []
+        for unit in self.encoder:
+            x = unit(x)
+            skips.append(x)
+        return skips[:-1], x
+
+    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
+        """Return the last map (B, F, *S) from the skips and the bridge's map."""
+        for level in reversed(range(len(skips))):
+            up = self.ups[level](bottom) if self.ups else upsample(bottom)
+            bottom = self.decoder[level](cat([up, skips[level]], 1))
+        return bottom
+
+    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
+        """Map (B, C, *S) to (B, width, *S)."""
+        check_input(
+            x,
+            name="ResUnet",
+            in_channels=self.in_channels,
+            spatial_dims=self.spatial_dims,
+            size_multiple=self.size_multiple,
+        )
+        return super().features(x, variant)
+
+
+@architecture(
+    "res_unet",
+    paper="Zhang, Liu, Wang 2018, Road extraction by deep residual U-Net, arXiv:1711.10684",
+    options=ResUnetOptions,
+    published=Published(in_channels=3, classes=2, size=(224, 224)),
+    spatial_dims=(2, 3),
+    network=ResUnet,
+)
+class ResUnetSegmenter(SoftmaxSegmenter):
+    """ResUnet with a softmax head. Loss: cross-entropy, as U-Netmer compares it (the paper's is the squared error)."""
+
+    def __init__(
+        self,
+        options: ResUnetOptions,
+        *,
+        in_channels: int,
+        classes: int,
+        spatial_dims: int = 2,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(
+            ResUnet(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
+        )
