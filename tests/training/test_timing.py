@@ -37,6 +37,14 @@ def test_nothing_is_timed_where_bf16_is_not_wanted_or_emulated(
     assert timing.choose_precision(config, build_segmenter(config), CPU) == Precision(channels_last=True)
 
 
+def test_3d_networks_train_in_float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "timed", None)
+    monkeypatch.setattr(timing, "cpu_has_bf16", lambda: True)
+    config = tiny_config(mixed_precision=True, spatial_dims=3, patch_size=(4, 8, 8))
+    segmenter = build_segmenter(tiny_config())
+    assert timing.choose_precision(config, segmenter, CPU) == Precision(channels_last=True)
+
+
 def test_timing_leaves_weights_statistics_and_random_state_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(options={"dropout": 0.5}, mixed_precision=True)
     segmenter = build_segmenter(config)

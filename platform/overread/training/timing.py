@@ -39,9 +39,9 @@ def time_step(
 def choose_precision(config: TrialConfig, segmenter: Segmenter, device: torch.device) -> Precision:
     """Return the precision to train in; the segmenter keeps its weights.
 
-    CUDA: always bf16 and channels-last. CPU: channels-last, and bf16 where the processor computes in it and a
-    timed step shows that it helps. Without mixed precision, or such a processor, nothing is timed: equal seeds give
-    equal results.
+    CUDA: always bf16 and channels-last. CPU: channels-last, and for 2-D networks bf16 where the processor computes in
+    it and a timed step shows that it helps. Without mixed precision, or such a processor, nothing is timed: equal seeds
+    give equal results.
     """
     plain = Precision(channels_last=True)
     if not config.mixed_precision:
@@ -49,7 +49,8 @@ def choose_precision(config: TrialConfig, segmenter: Segmenter, device: torch.de
     fast = Precision(bf16=True, channels_last=True)
     if device.type == "cuda":
         return fast if torch.cuda.is_bf16_supported(including_emulation=False) else replace(fast, bf16=False)
-    if not cpu_has_bf16():
+    # torch 2.13: the bf16 weight gradient of a channels-last Conv3d is wrong or NaN where a map is two voxels deep
+    if config.spatial_dims == 3 or not cpu_has_bf16():
         return plain
     share = Share(min(config.batch_size, PROBE_SAMPLES))
     usual, hoped = (timed(config, segmenter, candidate, share, device, repeats=1) for candidate in (plain, fast))
