@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READING_SHARE = 0.10
+READING_SHARE = 0.06
 """Share of a budget kept for what follows the search: packaging, reading the locked split, the report."""
 READING_LEAST_S = 25.0
 SEARCH_LEAST_S = 15.0

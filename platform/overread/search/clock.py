@@ -62,4 +62,4 @@ class SearchClock:
 
     @property
     def _evaluation(self) -> float:
-        return min(90.0, max(4.0, 0.08 * (self.budget or 0.0)))
+        return min(60.0, max(4.0, 0.05 * (self.budget or 0.0)))
