@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "overread.cli.predict:predict",
     "evaluate": "overread.cli.evaluate:evaluate",
     "report": "overread.cli.evaluate:report",
+    "reproduce": "overread.cli.reproduce:reproduce",
     "architectures": "overread.cli.info:architectures",
     "ui": "overread.cli.info:ui",
     "doctor": "overread.cli.info:doctor",

@@ -41,6 +41,12 @@ for _score in (
     ),
     Score("pairwise_dice", "one mask per ensemble member", "mean Dice over all pairs", "Zenk et al. 2024"),
     Score("c_ij", "B_i and B_j of one U-Netmer", "Dice of the masks read at scales i and j", "U-Netmer"),
+    Score(
+        "sa_mean",
+        "binary maps of the last two layers and the network's own mask",
+        "mean Dice of what the last layers separate with what the network segmented",
+        "ProtoSeg, segmentation ability (baseline of U-Netmer)",
+    ),
     Score("relation_unet_c", "r^p and r^c of the pair (x, x)", "Dice of the two relation heads", "Relation U-Net"),
     Score("mc_dropout_c", "the n dropout passes", "Dice of their Possible and Consensus", "Relation U-Net (baseline)"),
     Score(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,16 @@ class Tracker:
         run = self._search()
         self._log_metrics(run, metrics or {}, step=0, seconds=0.0)
         self._close(run, STATUS[state])
+
+    def add_files(self, folder: Path, names: Sequence[str]) -> None:
+        """Write files and folders of `folder` among the artifacts of the search's run; missing ones are passed over."""
+        run_id = self._search().info.run_id
+        for name in names:
+            path = folder / name
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), name)
+            elif path.is_file():
+                self.client.log_artifact(run_id, str(path))
 
     # ------------------------------------------------------------ trials
 

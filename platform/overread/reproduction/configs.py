@@ -1,0 +1,68 @@
+"""From a paper's row and protocol to the trial config that trains it."""
+
+from __future__ import annotations
+
+from overread.architectures import ARCHITECTURES, build_segmenter
+from overread.data.batches import default_patch_size
+from overread.records import Prepared, PrepareSettings, TrialConfig
+from overread.reproduction.paper import Protocol, Row
+
+
+def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
+    """Return how the data set is prepared: a test split, no calibration cases, the rest in folds."""
+    return PrepareSettings(
+        max_side=protocol.max_side,
+        merge_labels=protocol.merge_labels,
+        locked_fraction=protocol.test_fraction,
+        calibration_fraction=0.0,
+        folds=protocol.folds,
+        seed=seed,
+    )
+
+
+def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> TrialConfig:
+    """Return the config of a row: last weights kept, no early stopping, sizes that the network can take.
+
+    An image size that no scale of a set divides is padded to the next multiple and cut back after reading.
+    """
+    import torch
+
+    config = TrialConfig(
+        architecture=row.architecture,
+        options=options_at(row, protocol.width),
+        losses={name: weight for name, weight in protocol.losses.items() if name in loss_terms(row)},
+        in_channels=len(prepared.preprocessing.channels),
+        classes=prepared.classes,
+        patch_size=(1, 1),
+        batch_size=protocol.batch_size,
+        steps=protocol.steps or _steps_of(protocol, prepared),
+        epochs=protocol.validations,
+        keep="last",
+        optimiser=protocol.optimiser,
+        augment=protocol.augment,
+        seed=seed,
+    )
+    with torch.device("meta"):
+        multiple = build_segmenter(config).needs.size_multiple
+    return TrialConfig.from_json(config.to_json() | {"patch_size": list(default_patch_size(prepared, 2, multiple))})
+
+
+def options_at(row: Row, share: float) -> dict[str, object]:
+    """Return a row's options at a share of its published width."""
+    architecture = ARCHITECTURES[row.architecture]
+    published = architecture.options.from_json(dict(architecture.published.options) | dict(row.options)).to_json()
+    width = max(row.least_width, round(published["width"] * share))
+    return dict(architecture.published.options) | dict(row.options) | {"width": width}
+
+
+def loss_terms(row: Row) -> frozenset[str]:
+    """Return the loss terms of a row's Segmenter."""
+    segmenter = ARCHITECTURES[row.architecture].segmenter
+    return frozenset(getattr(segmenter, "default_losses", {}))
+
+
+def _steps_of(protocol: Protocol, prepared: Prepared) -> int:
+    """Return the steps of so many passes over all training slices."""
+    train = set(prepared.splits.fold(0).train)
+    slices = sum(case.shape[0] for case in prepared.cases if case.id in train)
+    return max(1, round((protocol.passes or 1) * slices / protocol.batch_size))

@@ -1,0 +1,95 @@
+"""Speed and memory of a model: a few training steps on random data, in a task of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from overread.architectures import ARCHITECTURES, build_segmenter, count_parameters
+from overread.jsonio import JsonRecord
+from overread.records import TrialConfig
+from overread.reproduction.configs import options_at
+from overread.reproduction.paper import Row
+from overread.reproduction.results import Cost
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STEPS = 2
+"""Timed steps, forward and backward, after one uncounted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostItem(JsonRecord):
+    """A model to measure."""
+
+    row: str
+    config: TrialConfig
+    published: int
+    device: str = "cpu"
+    threads: int = 1
+
+
+def published_parameters(row: Row) -> int:
+    """Count a row's parameters at its published width, without allocating them."""
+    import torch
+
+    architecture = ARCHITECTURES[row.architecture]
+    published = architecture.published
+    with torch.device("meta"):
+        model = architecture.build(
+            options_at(row, 1.0),
+            in_channels=published.in_channels,
+            classes=published.classes,
+            spatial_dims=len(published.size),
+        )
+    return count_parameters(model)
+
+
+def measure_cost(item: CostItem) -> Cost:
+    """Train a model for a few steps and return what they took; the loss and its gradients must be finite."""
+    import torch
+
+    from overread.training.augment import Share
+    from overread.training.timing import choose_precision, timed
+
+    torch.set_num_threads(item.threads)
+    device = torch.device(item.device)
+    before = _start(device)
+    segmenter = build_segmenter(item.config).to(device)
+    precision = choose_precision(item.config, segmenter, device)
+    seconds = timed(item.config, segmenter, precision, Share(item.config.batch_size), device, repeats=STEPS)
+    return Cost(
+        row=item.row,
+        parameters=count_parameters(segmenter),
+        published=item.published,
+        seconds_per_step=seconds,
+        peak_bytes=max(0, _peak(device) - before),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {item.threads} thread",
+    )
+
+
+def _start(device: object) -> int:
+    """Forget earlier peaks; return the memory in use."""
+    import torch
+
+    if isinstance(device, torch.device) and device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return int(torch.cuda.memory_allocated(device))
+    if RESET.exists():
+        RESET.write_text("5")  # Linux: the peak becomes the present size
+    return _resident("VmRSS")
+
+
+def _peak(device: object) -> int:
+    import torch
+
+    if isinstance(device, torch.device) and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return _resident("VmHWM")
+
+
+def _resident(field: str) -> int:
+    """Return a size of /proc/self/status in bytes; 0 where the system has no such file."""
+    if not STATUS.exists():
+        return 0
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
+    return int(lines.get(field, "0").split()[0]) * 1024

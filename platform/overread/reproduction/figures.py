@@ -1,0 +1,117 @@
+"""Figures of the reproductions, drawn by matplotlib: bars, lines, scatters, coverage curves and contours on images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.confidence.coverage import correlation, coverage_curve
+from overread.jsonio import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette: told apart by every eye."""
+
+
+@contextmanager
+def drawing(path: Path, width: float = 6.0, height: float = 3.6, columns: int = 1, rows: int = 1) -> Iterator[Any]:
+    """Give the axes of a new figure (an array if there are several) and write it as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    yield axes[0, 0] if rows * columns == 1 else axes
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+def grouped_bars(
+    axes: Axes, labels: Sequence[str], series: Mapping[str, Sequence[float | None]], title: str, unit: str
+) -> None:
+    """Draw one group of bars per label and one bar per series; a missing value leaves a gap."""
+    width = 0.8 / max(len(series), 1)
+    for index, (name, values) in enumerate(series.items()):
+        places = np.arange(len(labels)) + (index - (len(series) - 1) / 2) * width
+        heights = [np.nan if value is None else value for value in values]
+        axes.bar(places, heights, width, label=name, color=COLOURS[index % len(COLOURS)])
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(unit)
+    known = [v for values in series.values() for v in values if v is not None]
+    if known and min(known) > 0:
+        axes.set_ylim(bottom=max(0.0, min(known) - 0.15 * (max(known) - min(known) + 0.05)))
+    axes.legend(fontsize=8)
+
+
+def lines(axes: Axes, series: Mapping[str, Sequence[tuple[float, float]]], title: str, x: str, y: str) -> None:
+    """Draw one line per series of (x, y) points."""
+    for index, (name, points) in enumerate(series.items()):
+        xs, ys = zip(*points, strict=True) if points else ((), ())
+        axes.plot(xs, ys, marker="o", markersize=3, label=name, color=COLOURS[index % len(COLOURS)])
+    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.title.set_fontsize(10)
+    axes.grid(alpha=0.3)
+    if series:
+        axes.legend(fontsize=8)
+
+
+def dice_scatter(axes: Axes, name: str, confidence: Sequence[float | None], dice: Sequence[float]) -> None:
+    """Draw Dice over a confidence, with Pearson's r and n."""
+    pairs = [(c, d) for c, d in zip(confidence, dice, strict=True) if c is not None]
+    found = correlation(confidence, dice)
+    axes.scatter([c for c, _ in pairs], [d for _, d in pairs], s=10, color=COLOURS[0], alpha=0.7)
+    r = "not defined" if found.pearson is None else f"{found.pearson:.3f}"
+    axes.set(title=f"{name}: r = {r} (n = {found.n})", xlabel=name, ylabel="Dice")
+    axes.title.set_fontsize(10)
+    axes.grid(alpha=0.3)
+
+
+def coverage_lines(axes: Axes, scores: Mapping[str, Sequence[float | None]], dice: Sequence[float], title: str) -> None:
+    """Draw the mean Dice of the most confident d % of the cases over d, one line per score."""
+    series = {
+        name: [(float(p.coverage), p.dice) for p in coverage_curve(values, dice)] for name, values in scores.items()
+    }
+    lines(axes, series, title, "coverage (%)", "mean Dice")
+
+
+@dataclass(frozen=True)
+class Contoured:
+    """A grey image (H, W) with named masks (H, W) to draw as contours."""
+
+    title: str
+    image: NDArray[Any]
+    masks: Mapping[str, NDArray[Any]]
+
+
+def contoured(path: Path, panels: Sequence[Contoured], columns: int = 4) -> Path | None:
+    """Write panels of images with the contours of their masks, one colour per name in their order; none: nothing."""
+    if not panels:
+        return None
+    shown = min(columns, len(panels))
+    rows = -(-len(panels) // shown)
+    with drawing(path, 2.6, 2.9, shown, rows) as axes:
+        for place, ax in enumerate(np.atleast_1d(axes).ravel() if rows * shown > 1 else [axes]):
+            ax.axis("off")
+            if place >= len(panels):
+                continue
+            panel = panels[place]
+            ax.imshow(panel.image, cmap="gray")
+            for index, (name, mask) in enumerate(panel.masks.items()):
+                colour = COLOURS[index % len(COLOURS)]
+                if 0 < mask.sum() < mask.size:
+                    ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)
+                ax.text(0.02, 0.98 - 0.09 * index, name, color=colour, transform=ax.transAxes, fontsize=7, va="top")
+            ax.set_title(panel.title, fontsize=8)
+    return path

@@ -1,0 +1,126 @@
+"""Reading the test split with a trained row, case by case, as tasks of any process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.confidence.relations import Relations
+from overread.confidence.scores import pair_score
+from overread.data.preprocess import to_native
+from overread.data.store import load_prepared, open_case
+from overread.jsonio import JsonRecord
+from overread.metrics.rates import count_case, rates
+from overread.records import MAIN, Prepared, TrialConfig, Variant
+from overread.reproduction.results import CaseMeasures
+from overread.training.extras import stored_extras
+from overread.training.inference import load_segmenter, predict_alternatives, predict_volume
+
+if TYPE_CHECKING:
+    from overread.architectures import Segmenter
+
+Ids = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureItem(JsonRecord):
+    """One case and the row that reads it."""
+
+    paper: str
+    row: str
+    case: str
+    config: TrialConfig
+    weights: str
+    prepared: str
+    """Folder of the prepared data set."""
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class TestCase:
+    """A test case with the network that reads it; what is read is read once."""
+
+    __test__ = False  # no test class of pytest's
+
+    row: str
+    segmenter: Segmenter
+    config: TrialConfig
+    prepared: Prepared
+    case_id: str
+    device: str
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """The prepared image (C, D, H, W)."""
+        return np.array(open_case(self.prepared, self.case_id).image)
+
+    @property
+    def truth(self) -> Ids:
+        """Class ids in the native grid."""
+        return np.asarray(open_case(self.prepared, self.case_id).truth)
+
+    def probabilities(self, variant: Variant | None = None) -> NDArray[np.float32]:
+        """Return (K, *native) probabilities of a variant, `main` by default."""
+        extras = stored_extras(self.segmenter.needs, self.prepared, self.case_id)
+        read = predict_volume(self.segmenter, self.image, self.config, variant, self.device, extras=extras)
+        return self.native(read)
+
+    def alternatives(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield the other readings of `main`, by name, in the native grid."""
+        for name, read in predict_alternatives(self.segmenter, self.image, self.config, None, self.device):
+            yield name, self.native(read)
+
+    def native(self, read: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return prepared maps (K, D, H, W) in the native grid."""
+        shape = self.prepared.case(self.case_id).native_shape
+        return to_native(read, shape, self.prepared.preprocessing)
+
+    def rates(self, mask: NDArray[np.integer]) -> dict[str, float | None]:
+        """Return all rates of a mask's merged foreground."""
+        return rates(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground)
+
+    def relation_scores(self) -> dict[str, float | None]:
+        """Return the network's own pair scores (`c_<i><j>`), and the Dice of each reading they name."""
+        sets = self.segmenter.relation_sets()
+        if not sets:
+            return {}
+        names = {name for pair in sets.values() for name in pair}
+        relations = Relations(self.prepared.case(self.case_id).native_shape, self.prepared.classes)
+        found: dict[str, float | None] = {}
+        for name, probabilities in self.alternatives():
+            if name in names:
+                mask = probabilities.argmax(0).astype(np.uint8)
+                relations.add(mask, name)
+                found[f"dice_{name}"] = self.rates(mask)["dice"]
+        return found | {score: pair_score(relations, *pair) for score, pair in sets.items()}
+
+
+@lru_cache(maxsize=2)
+def _network(config: str, weights: str, device: str) -> Segmenter:
+    import json
+
+    return load_segmenter(TrialConfig.from_json(json.loads(config)), Path(weights), device)
+
+
+def measure_item(item: MeasureItem) -> CaseMeasures:
+    """Read one case with a row (its network is cached per process) and return its figures."""
+    import json
+
+    from overread.reproduction import PAPERS
+
+    prepared = load_prepared(Path(item.prepared))
+    segmenter = _network(json.dumps(item.config.to_json(), sort_keys=True), item.weights, item.device)
+    case = TestCase(item.row, segmenter, item.config, prepared, item.case, item.device)
+    mask = case.probabilities(segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
+    return CaseMeasures(
+        case=item.case,
+        group=prepared.case(item.case).group,
+        has_foreground=bool((case.truth > 0).any()),
+        values=case.rates(mask) | PAPERS[item.paper].measure(case),
+    )

@@ -1,0 +1,91 @@
+"""What a paper's experiments are: rows (models), protocols (sizes of the experiment), measures and exhibits.
+
+A paper's file registers one `Paper`; `program.reproduce` trains, measures and writes what it names. Everything that
+only one paper needs (its readings, its tables and printed numbers) is in that paper's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from overread.records import AugmentConfig, OptimiserConfig
+from overread.registry import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from overread.reproduction.measuring import TestCase
+    from overread.reproduction.results import Findings
+    from overread.review.tables import Grid
+
+Size = Literal["small", "paper"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of a paper's tables."""
+
+    name: str
+    """As the paper prints it."""
+    architecture: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that differ from the architecture's published ones; the width comes from the protocol."""
+    core: bool = False
+    """Trained unless `--rows` says otherwise."""
+    least_width: int = 1
+    """Narrowest the network can be, whatever share of its published width a protocol asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How every row of a paper is trained and tested: equal for all, so that rows may be compared."""
+
+    max_side: int
+    """Longest side of the images in pixels; the patch is a square of it."""
+    width: float
+    """Share of a row's published width."""
+    steps: int | None
+    """Optimiser steps of every row; None: `passes` over the training cases."""
+    passes: int | None = None
+    """Passes over the training slices, where the paper counts epochs."""
+    batch_size: int = 16
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    losses: Mapping[str, float] = field(default_factory=dict)
+    validations: int = 10
+    """Points of the validation curve; the last weights are tested, as in the papers."""
+    merge_labels: bool = False
+    """All structures are one class."""
+    test_fraction: float = 0.2
+    folds: int = 8
+    """One fold of the rest draws the validation curve and chooses nothing; the others train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """A paper's experiments on one data set."""
+
+    name: str
+    title: str
+    rows: tuple[Row, ...]
+    protocols: Mapping[Size, Protocol]
+    measure: Callable[[TestCase], dict[str, float | None]]
+    """Figures of one test case that only this paper has, by name; a module-level function."""
+    exhibits: Callable[[Findings], tuple[Grid, ...]]
+    """The paper's tables, ours beside the printed numbers."""
+    pictures: Callable[[Findings, Path], tuple[Path, ...]]
+    """Write the paper's figures into a folder."""
+
+    def row(self, name: str) -> Row:
+        """Return a row by its printed name; an unknown one lists the known."""
+        from overread.errors import unknown_name
+
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise unknown_name("row", name, [row.name for row in self.rows])
+
+
+PAPERS: Registry[Paper] = Registry("paper")

@@ -1,0 +1,215 @@
+"""One program for every paper: prepare, train the rows that fit the budget, test them, write tables and figures.
+
+The output folder holds `rows/<row>-<hash>/` (a training as any other, and `result.json` of its test), `costs/`,
+`tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again by the hash of its config and data: a
+second call trains what is missing, and a row that the budget cut short goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overread.cluster.job import JOB, OUTCOME, TrialJob
+from overread.cluster.session import available, require_gpus
+from overread.cluster.tasks import on_gpus
+from overread.data.prepare import MapCases, prepare_dataset
+from overread.data.store import default_cache
+from overread.errors import UserError
+from overread.jsonio import fingerprint
+from overread.records import Prepared, TrialOutcome
+from overread.reproduction.configs import prepare_settings, row_config
+from overread.reproduction.cost import CostItem, measure_cost, published_parameters
+from overread.reproduction.measuring import MeasureItem, measure_item
+from overread.reproduction.paper import PAPERS, Paper, Row, Size
+from overread.reproduction.results import Cost, Findings, RowResult
+from overread.reproduction.writing import write_findings
+from overread.search.single import train_all
+
+if TYPE_CHECKING:
+    from overread.tracking.runs import Tracker
+
+RESULT = "result.json"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproductionSettings:
+    """What `overread reproduce` may be told."""
+
+    paper: str
+    data: Path
+    out: Path
+    size: Size = "small"
+    rows: tuple[str, ...] = ("core",)
+    """Names as printed; `core` and `all` stand for those rows, `none` trains nothing."""
+    budget_s: float | None = None
+    """Wall time for training in this call; None: until all rows are trained."""
+    cache: Path | None = None
+    tracking_uri: str | None = None
+    gpus_per_worker: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RowTraining:
+    """A row to train, and where."""
+
+    row: Row
+    job: TrialJob
+
+    @property
+    def folder(self) -> Path:
+        """`rows/<row>-<hash>/`."""
+        return self.job.path
+
+    @property
+    def outcome(self) -> TrialOutcome | None:
+        """The outcome of a complete training; None: it has not ended, or not at its last step."""
+        outcome = self.job.outcome()
+        return outcome if outcome is not None and outcome.state == "finished" else None
+
+    @property
+    def result(self) -> RowResult | None:
+        """The row's test, if it was done."""
+        path = self.folder / RESULT
+        return RowResult.load(path) if path.is_file() else None
+
+
+def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
+    """Run what is missing and write all tables and figures anew. Must run inside a Ray session."""
+    started = time.time()
+    paper = PAPERS[settings.paper]
+    protocol = paper.protocols[settings.size]
+    chosen = choose_rows(paper, settings.rows)
+    here = available()
+    require_gpus(settings.gpus_per_worker, here)
+    cache = settings.cache or default_cache()
+    prepared = prepare_dataset(settings.data, prepare_settings(protocol, settings.seed), cache, map_cases)
+    trainings = [_training(settings, row, prepared, started) for row in paper.rows]
+    tracker = _tracker(settings, prepared)
+    _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out)
+    for training in trainings:
+        if training.outcome is not None and training.result is None:
+            _test(settings, training, prepared, map_cases)
+            tracker.finish_trial(training.job.trial_id, training.outcome, training.folder)
+    findings = Findings(
+        paper=paper,
+        size=settings.size,
+        protocol=protocol,
+        prepared=prepared,
+        results={t.row.name: result for t in trainings if (result := t.result) is not None},
+        networks={t.row.name: (o.config, t.folder / str(o.weights)) for t in trainings if (o := t.outcome) is not None},
+        costs={t.row.name: cost for t in trainings if (cost := _cost(settings, t, map_cases)) is not None},
+    )
+    write_findings(findings, settings.out)
+    tracker.end_search()
+    tracker.add_files(settings.out, ("report.md", "tables", "figures"))
+    return findings
+
+
+def choose_rows(paper: Paper, names: Sequence[str]) -> tuple[Row, ...]:
+    """Return the rows that are asked for, in the paper's order; an unknown name raises `UserError`."""
+    wanted = [name for name in names if name not in ("core", "all", "none")]
+    named = {paper.row(name).name for name in wanted}
+    return tuple(row for row in paper.rows if "all" in names or ("core" in names and row.core) or row.name in named)
+
+
+def slug(name: str) -> str:
+    """Return a row's name as a file name: `U-Netmer <1|2>` becomes `u-netmer-1-2`."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower()).strip("-")
+
+
+def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, started: float) -> RowTraining:
+    config = row_config(row, PAPERS[settings.paper].protocols[settings.size], prepared, settings.seed)
+    key = fingerprint({"config": config.to_json(), "data": prepared.content})[:12]
+    folder = settings.out.resolve() / "rows" / f"{slug(row.name)}-{key}"
+    job = TrialJob(
+        trial_id=folder.name,
+        number=0,
+        folder=str(folder),
+        config=config,
+        gpus_per_worker=settings.gpus_per_worker,
+        deadline=None if settings.budget_s is None else started + settings.budget_s,
+        protected=True,
+    )
+    return RowTraining(row, job)
+
+
+def _train(trainings: Sequence[RowTraining], prepared: Prepared, out: Path) -> None:
+    """Train the rows that are not complete; those that the deadline stops go on in the next call."""
+    open_rows = [training for training in trainings if training.outcome is None]
+    for training in open_rows:
+        (training.folder / OUTCOME).unlink(missing_ok=True)  # of a row that was cut short or failed
+        training.job.save(training.folder / JOB)
+    if open_rows:
+        log.info("training %d rows: %s", len(open_rows), ", ".join(t.row.name for t in open_rows))
+        train_all([training.job for training in open_rows], prepared, scratch=out.resolve() / "tune")
+    for training in open_rows:
+        ended = training.job.outcome()
+        state = "waits for the next call" if ended is None else f"{ended.state} {ended.reason}".strip()
+        log.info("row %s: %s", training.row.name, state)
+
+
+def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepared, map_cases: MapCases) -> None:
+    """Read the test split with a trained row and write its result."""
+    outcome = training.outcome
+    assert outcome is not None and outcome.weights is not None  # noqa: S101  (a finished training has both)
+    items = [
+        MeasureItem(
+            paper=settings.paper,
+            row=training.row.name,
+            case=case,
+            config=outcome.config,
+            weights=str(training.folder / outcome.weights),
+            prepared=prepared.root,
+            device="cuda" if settings.gpus_per_worker else "cpu",
+        )
+        for case in prepared.splits.locked
+    ]
+    read = on_gpus(map_cases, settings.gpus_per_worker)
+    RowResult(
+        row=training.row.name,
+        parameters=outcome.parameters,
+        steps=outcome.epochs[-1].step,
+        seconds=outcome.seconds,
+        epochs=outcome.epochs,
+        cases=tuple(read(measure_item, items, f"Testing {training.row.name}")),
+    ).save(training.folder / RESULT)
+
+
+def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapCases) -> Cost | None:
+    """Return what a model's steps take, measured once; None where they fail, with the reason in the log."""
+    path = settings.out / "costs" / f"{training.folder.name}.json"
+    if path.is_file():
+        return Cost.load(path)
+    device = "cuda" if settings.gpus_per_worker else "cpu"
+    published = published_parameters(training.row)
+    item = CostItem(row=training.row.name, config=training.job.config, published=published, device=device)
+    try:
+        (cost,) = on_gpus(map_cases, settings.gpus_per_worker)(measure_cost, [item], "")
+    except UserError:
+        raise
+    except Exception as error:  # a model that does not fit the machine must not take the tables of the others
+        log.warning("cost of %s: %s: %s", training.row.name, type(error).__name__, error)
+        return None
+    cost.save(path)
+    return cost
+
+
+def _tracker(settings: ReproductionSettings, prepared: Prepared) -> Tracker:
+    from overread.tracking.runs import Tracker
+    from overread.tracking.store import resolve_uri
+
+    settings.out.mkdir(parents=True, exist_ok=True)
+    name = (
+        f"reproduce {settings.paper} {prepared.dataset} {settings.size} {fingerprint(str(settings.out.resolve()))[:6]}"
+    )
+    tracker = Tracker(resolve_uri(settings.tracking_uri, settings.out), f"reproduce-{settings.paper}", name)
+    tracker.search_run({"paper": settings.paper, "size": settings.size, "data": prepared.dataset})
+    return tracker

@@ -1,0 +1,91 @@
+"""Tables and figures of a reproduction: `tables/*.csv` and `*.md`, `figures/*.png`, and `report.md` with all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overread.jsonio import write_bytes
+from overread.metrics.summary import Summary
+from overread.reproduction.results import Findings
+from overread.review.tables import Grid
+
+NOT_TRAINED = "not trained here"
+
+
+def write_findings(findings: Findings, out: Path) -> Path:
+    """Write everything that `findings` holds; return the path of the report."""
+    exhibits = [*findings.paper.exhibits(findings), cost_table(findings)]
+    pictures = findings.paper.pictures(findings, out / "figures")
+    parts = [f"# {findings.paper.title}: {findings.dataset}, size {findings.size}", protocol_text(findings)]
+    for number, grid in enumerate(exhibits, start=1):
+        stem = out / "tables" / f"{number:02d}-{_stem(grid.title)}"
+        write_bytes(stem.with_suffix(".csv"), grid.csv().encode())
+        write_bytes(stem.with_suffix(".md"), f"## {grid.title}\n\n{grid.markdown()}".encode())
+        parts.append(f"## {grid.title}\n\n{grid.markdown()}")
+    parts += [f"![{path.stem}](figures/{path.name})" for path in pictures]
+    report = out / "report.md"
+    write_bytes(report, "\n\n".join(parts).encode() + b"\n")
+    return report
+
+
+def protocol_text(findings: Findings) -> str:
+    """Say how the rows were trained and tested, and where that differs from print."""
+    protocol = findings.protocol
+    length = f"{protocol.steps:,} steps" if protocol.steps else f"{protocol.passes} passes over the training slices"
+    rate = f"{protocol.optimiser.name} at {protocol.optimiser.learning_rate:g}, {protocol.optimiser.schedule}"
+    return (
+        f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
+        f"{protocol.batch_size} slices, {rate}; last weights. Test split {protocol.test_fraction:.0%} of the groups "
+        f"(patients); one fold of {protocol.folds} of the rest draws the validation curve, the others train. "
+        "Printed figures are the paper's, on other splits, sizes and trainings: beside ours, not to be beaten here."
+    )
+
+
+def cost_table(findings: Findings) -> Grid:
+    """Return training speed and memory of every model that could take two steps."""
+    rows = []
+    for row in findings.rows():
+        cost, result = findings.costs.get(row.name), findings.results.get(row.name)
+        trained = NOT_TRAINED if result is None else f"{result.steps:,} steps in {result.seconds:.0f} s"
+        if cost is None:
+            rows.append((row.name, "–", "–", "–", "–", trained))  # noqa: RUF001
+            continue
+        rows.append(
+            (
+                row.name,
+                f"{cost.published:,}",
+                f"{cost.parameters:,}",
+                f"{cost.seconds_per_step:.3f}",
+                f"{cost.peak_bytes / 2**20:.0f}",
+                trained,
+            )
+        )
+    columns = (
+        "model",
+        "parameters, published width",
+        "parameters, here",
+        "s per step",
+        "peak MiB of a step",
+        "trained",
+    )
+    device = next((cost.device for cost in findings.costs.values()), "")
+    return Grid(f"Speed and memory ({device})", columns, tuple(rows))
+
+
+def percent(summary: Summary) -> str:
+    """Return mean ± sd of a share in per cent, as the papers print it, with n."""
+    if summary.mean is None:
+        return "–"  # noqa: RUF001
+    spread = "" if summary.sd is None else f"±{100 * summary.sd:.2f}"
+    return f"{100 * summary.mean:.2f}{spread} (n={summary.n})"
+
+
+def difference(summary: Summary) -> str:
+    """Return a paired difference in points with its interval and n."""
+    if summary.mean is None or summary.low is None or summary.high is None:
+        return "–"  # noqa: RUF001
+    return f"{100 * summary.mean:+.2f} ({100 * summary.low:+.2f} to {100 * summary.high:+.2f}, n={summary.n})"
+
+
+def _stem(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())[:60]
