@@ -3,11 +3,11 @@
 Levels of `width`, 2 `width`, 4 `width`, 8 `width` channels, one unit y = F(x) + h(x) each (Eq. 1), the last being the
 bridge: F is twice BN-ReLU-Conv3, h the shortcut. The first unit starts with its convolution; the encoder goes down by
 a stride of 2 in F and h, without pooling. Up: upsampling by 2, concatenation with the skip, one unit; a 1x1 head.
-Differs from the paper, as the public PyTorch code that comparisons use: shortcuts are 3x3 convolutions with BN (the
-first without), upsampling is a transposed convolution that keeps the channels. 13,043,009 parameters with 3 input
-channels and 1 output map; the head for background and foreground has one map, 65 parameters, more.
-`shortcut_kernel` 1 and `upsample` "linear" are the paper's own: 7.8M, with 1x1 projections where its figure has
-identities although the channels change (0.4M).
+Differs from the paper, as the common public PyTorch code: shortcuts are 3x3 convolutions with BN (the first without),
+upsampling is a transposed convolution that keeps the channels. That is 13,043,009 parameters with 3 input channels and
+1 output map; the head for background and foreground has one map, 65 parameters, more.
+`shortcut_kernel` 1 and `upsample` "linear" are the paper's own: its 7.8M parameters, and 0.4M for 1x1 projections where
+its figure has identities although the channels change.
 """
 
 from __future__ import annotations
