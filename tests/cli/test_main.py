@@ -53,8 +53,13 @@ def test_architectures_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert entries["unet"]["parameters"] == 31_042_434
     assert entries["unet_sharp"]["parameters"] == 9_716_545
     assert set(entries["unetmer"]) == {
-        "name", "paper", "options", "axes", "parameters", "in_channels", "classes", "size",
+        "name", "architecture", "paper", "options", "axes", "parameters", "in_channels", "classes", "size",
     }  # fmt: skip
+    # further models of a paper are settings of its architecture
+    assert entries["attention_unetmer"]["architecture"] == entries["trans_unet"]["architecture"] == "unetmer"
+    assert entries["attention_unetmer"]["parameters"] == 34_877_486 + 75_841_536
+    assert entries["unetmer_plus_plus"]["parameters"] == 36_628_546 + 75_841_536
+    assert entries["trans_unet"]["parameters"] == entries["unetmer"]["parameters"] == 106_883_970
 
 
 def test_doctor_names_versions(capsys: pytest.CaptureFixture[str]) -> None:

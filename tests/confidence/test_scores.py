@@ -25,6 +25,7 @@ def test_table_says_which_readings_enter() -> None:
         "relation_confidence",
         "pairwise_dice",
         "annotator_disagreement",
+        "sa_mean",
     }
     assert [name for name in SCORES if not SCORES[name].rises_with_quality] == ["annotator_disagreement"]
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from overread.architectures import ARCHITECTURES
 from overread.errors import UserError
 from overread.search.budget import suggest_point
 from overread.search.space import (
@@ -14,8 +15,8 @@ from overread.search.space import (
 )
 from overread.testing.tiny import tiny_prepared
 
-BATCHES = {"unet": 8, "unetmer": 4, "unet_sharp": 8}
-WIDTHS = {"unet": (8, 12), "unetmer": (8,), "unet_sharp": (8, 12)}
+BATCHES = dict.fromkeys(ARCHITECTURES, 8)
+WIDTHS = dict.fromkeys(ARCHITECTURES, (8, 12)) | {"unetmer": (8,)}
 OWN = """
 ARCHITECTURE = "unet"
 POINTS = [{"own/depth": 3}]
@@ -59,7 +60,7 @@ def test_every_point_of_every_space_makes_a_config(tmp_path: Path) -> None:
     prepared = tiny_prepared(tmp_path)
     for name in known_spaces():
         module = load_space(name)
-        here = context(*space_architectures(name, module))
+        here = context(*space_architectures(name, module, ("all",)))
         for point in points(module, here):
             suggestion = suggest_point(module, here, point, seed=0)
             config = make_config(suggestion, prepared, here, steps=5, seed=3)
