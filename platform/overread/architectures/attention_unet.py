@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overread.architectures.blocks import check_input, convolution, initialise_he, normalisation
-from overread.architectures.contract import Features, Published, architecture
+from overread.architectures.blocks import convolution, initialise_he, normalisation
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.architectures.unet import UNet, UNetOptions
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +63,8 @@ class AttentionUNet(UNet):
     torch.Size([2, 4, 16, 24])
     """
 
+    title = "Attention U-Net"
+
     def __init__(self, options: AttentionUNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         plain = UNetOptions(width=options.width, depth=options.depth, upsample="linear")
         super().__init__(plain, in_channels=in_channels, spatial_dims=spatial_dims)
@@ -76,17 +77,6 @@ class AttentionUNet(UNet):
             g = self.ups[level](bottom)
             bottom = self.decoder[level](torch.cat([self.gates[level](skips[level], g), g], 1))
         return bottom
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, *S) to the last map (B, F, *S) through both halves."""
-        check_input(
-            x,
-            name="Attention U-Net",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
-        return super().features(x, variant)
 
 
 def _projection(spatial_dims: int, inputs: int, outputs: int) -> nn.Sequential:

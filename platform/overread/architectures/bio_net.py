@@ -21,7 +21,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import check_input, convolution, initialise_he, max_pool
+from overread.architectures.blocks import convolution, initialise_he, max_pool
 from overread.architectures.contract import Features, Network, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
@@ -97,6 +97,8 @@ class BiONet(Network):
     torch.Size([2, 4, 16, 24])
     """
 
+    title = "BiO-Net"
+
     def __init__(self, options: BiONetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -143,7 +145,7 @@ class BiONet(Network):
 
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, H, W) to (B, width, H, W) through all iterations."""
-        check_input(x, name="BiO-Net", in_channels=self.in_channels, spatial_dims=2, size_multiple=self.size_multiple)
+        self.check(x)
         x = max_pool(self.stem(x))
         backward: list[Tensor] = []
         outputs: list[Tensor] = []

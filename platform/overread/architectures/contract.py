@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from overread.architectures.blocks import check_input
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import MAIN, Batch, Needs, Readings, TrialConfig, Variant
@@ -36,6 +37,8 @@ class Features:
 class Network(nn.Module, ABC):
     """Wiring of layers. Heads, losses and readings belong to the Segmenter around it."""
 
+    title: ClassVar[str]
+    """Its name in messages."""
     in_channels: int
     spatial_dims: int
     feature_channels: int
@@ -46,6 +49,16 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, *S) to the last feature map (B, F, *S) and the deep maps of a supervised variant."""
+
+    def check(self, x: Tensor) -> None:
+        """Raise `UserError` unless `x` has the channels, axes and sizes that the network takes."""
+        check_input(
+            x,
+            name=self.title,
+            in_channels=self.in_channels,
+            spatial_dims=self.spatial_dims,
+            size_multiple=self.size_multiple,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last feature map, for hooks and exports that call modules plainly."""
@@ -68,6 +81,7 @@ class EncoderDecoder(Network):
 
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, *S) to the last map (B, F, *S) through both halves."""
+        self.check(x)
         return Features(self.decode(*self.encode(x)))
 
 

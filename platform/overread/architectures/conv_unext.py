@@ -19,12 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import check_input, convolution, normalisation, upsample
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.blocks import convolution, normalisation, upsample
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -133,6 +132,8 @@ class ConvUNeXt(EncoderDecoder):
     torch.Size([2, 4, 16, 24])
     """
 
+    title = "ConvUNeXt"
+
     def __init__(self, options: ConvUNeXtOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -171,17 +172,6 @@ class ConvUNeXt(EncoderDecoder):
         for skip, up in zip(skips[::-1], reversed(self.decoder), strict=True):
             bottom = up(bottom, skip)
         return bottom
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, *S) to (B, width, *S)."""
-        check_input(
-            x,
-            name="ConvUNeXt",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
-        return super().features(x, variant)
 
 
 @architecture(

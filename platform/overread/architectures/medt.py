@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overread.architectures.blocks import check_input, convolution, initialise_he
+from overread.architectures.blocks import convolution, initialise_he
 from overread.architectures.contract import Features, Network, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.architectures.unetmer import from_patches, to_patches
@@ -219,6 +219,8 @@ class MedT(Network):
     torch.Size([1, 4, 64, 128])
     """
 
+    title = "MedT"
+
     def __init__(self, options: MedTOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -234,7 +236,7 @@ class MedT(Network):
 
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, H, W) to (B, width, H, W)."""
-        check_input(x, name="MedT", in_channels=self.in_channels, spatial_dims=2, size_multiple=self.size_multiple)
+        self.check(x)
         local = from_patches(self.local(to_patches(x, self.patches)), self.patches)
         return Features(F.relu(self.fuse(self.whole(x) + local)))
 

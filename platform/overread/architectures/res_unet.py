@@ -20,18 +20,16 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import (
     Norm,
-    check_input,
     convolution,
     initialise_he,
     normalisation,
     transposed_up,
     upsample,
 )
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 _CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -97,6 +95,8 @@ class ResUnet(EncoderDecoder):
     torch.Size([2, 4, 16, 24])
     """
 
+    title = "ResUnet"
+
     def __init__(self, options: ResUnetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -126,17 +126,6 @@ class ResUnet(EncoderDecoder):
             up = self.ups[level](bottom) if self.ups else upsample(bottom)
             bottom = self.decoder[level](cat([up, skips[level]], 1))
         return bottom
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, *S) to (B, width, *S)."""
-        check_input(
-            x,
-            name="ResUnet",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
-        return super().features(x, variant)
 
 
 @architecture(

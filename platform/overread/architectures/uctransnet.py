@@ -30,18 +30,16 @@ from torch import Tensor, cat, nn
 from overread.architectures.blocks import (
     ConvUnit,
     DoubleConv,
-    check_input,
     convolution,
     initialise_he,
     max_pool,
     normalisation,
 )
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.architectures.transformer import PositionGrid
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 PATCHES = (16, 8, 4, 2)
 """Side of a token's patch in the map of each level: 16 pixels of the image at all of them."""
@@ -183,6 +181,8 @@ class UCTransNet(EncoderDecoder):
     torch.Size([2, 2, 16, 32])
     """
 
+    title = "UCTransNet"
+
     def __init__(self, options: UCTransNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -216,11 +216,6 @@ class UCTransNet(EncoderDecoder):
             up = nearest(bottom, 2)
             bottom = block(cat([gate(skip, up), up], 1))
         return bottom
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, H, W) to (B, width, H, W)."""
-        check_input(x, name="UCTransNet", in_channels=self.in_channels, spatial_dims=2, size_multiple=16)
-        return super().features(x, variant)
 
 
 @architecture(

@@ -18,16 +18,14 @@ from overread.architectures.blocks import (
     DoubleConv,
     LinearUp,
     Norm,
-    check_input,
     initialise_he,
     max_pool,
     transposed_up,
 )
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +57,8 @@ class UNet(EncoderDecoder):
     >>> UNet(UNetOptions(width=4, depth=3), in_channels=1)(torch.zeros(2, 1, 16, 24)).shape
     torch.Size([2, 4, 16, 24])
     """
+
+    title = "U-Net"
 
     def __init__(self, options: UNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
@@ -94,17 +94,6 @@ class UNet(EncoderDecoder):
         for skip, up, block in zip(skips[::-1], reversed(self.ups), reversed(self.decoder), strict=True):
             bottom = block(cat([skip, up(bottom)], 1))
         return bottom
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, *S) to (B, width, *S)."""
-        check_input(
-            x,
-            name="U-Net",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
-        return super().features(x, variant)
 
 
 @architecture(

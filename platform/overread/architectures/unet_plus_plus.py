@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from overread.architectures.blocks import DoubleConv, check_input, initialise_he, max_pool, upsample
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, upsample
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +44,8 @@ class UNetPlusPlus(EncoderDecoder):
     >>> UNetPlusPlus(UNetPlusPlusOptions(width=4, depth=3), in_channels=1)(torch.zeros(2, 1, 16, 24)).shape
     torch.Size([2, 4, 16, 24])
     """
+
+    title = "U-Net++"
 
     def __init__(self, options: UNetPlusPlusOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
@@ -82,17 +83,6 @@ class UNetPlusPlus(EncoderDecoder):
         for i, j in self.nested_nodes():
             rows[i].append(self.nested[f"x{i}{j}"](torch.cat([*rows[i], upsample(rows[i + 1][j - 1])], 1)))
         return rows[0][-1]
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, *S) to the last map (B, F, *S) through both halves."""
-        check_input(
-            x,
-            name="U-Net++",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
-        return super().features(x, variant)
 
 
 @architecture(

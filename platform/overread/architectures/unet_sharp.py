@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from overread.architectures.blocks import (
     DoubleConv,
-    check_input,
     convolution,
     initialise_he,
     max_pool,
@@ -88,6 +87,8 @@ def nodes_up_to(level: int) -> Iterator[Node]:
 class UNetSharp(Network):
     """The wiring of UNet#. Inner layers: `nodes.x<i><j>`, `projections.x<i><j>`, `projection_norm`."""
 
+    title = "UNet#"
+
     def __init__(self, options: UNetSharpOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.options, self.in_channels, self.spatial_dims = options, in_channels, spatial_dims
@@ -139,13 +140,7 @@ class UNetSharp(Network):
 
         l is the variant's `level`, or L. Nodes above it are not computed.
         """
-        check_input(
-            x,
-            name="UNet#",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
+        self.check(x)
         level = self.options.level if variant is None else variant.options.get("level", self.options.level)
         maps: dict[Node, Tensor] = {}
         for node in nodes_up_to(level):

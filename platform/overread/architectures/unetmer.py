@@ -19,7 +19,6 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from overread.architectures.blocks import check_input
 from overread.architectures.contract import (
     ARCHITECTURES,
     EncoderDecoder,
@@ -108,6 +107,8 @@ def from_patches(x: Tensor, scale: int) -> Tensor:
 class UNetmer(Network):
     """The wiring of U-Netmer. Inner layers: `backbone` (E and D), `position` and `transformer` (T)."""
 
+    title = "U-Netmer"
+
     def __init__(self, options: UNetmerOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         if options.backbone not in backbones():
@@ -136,13 +137,7 @@ class UNetmer(Network):
 
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, *S) to (B, width, *S) at the variant's scale."""
-        check_input(
-            x,
-            name="U-Netmer",
-            in_channels=self.in_channels,
-            spatial_dims=self.spatial_dims,
-            size_multiple=self.size_multiple,
-        )
+        self.check(x)
         scale = variant.options["scale"] if variant else self.main_scale
         skips, bottom = self.backbone.encode(to_patches(x, scale))
         if self.use_transformer:

@@ -20,12 +20,11 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import check_input, convolution, initialise_he, max_pool, normalisation, upsample
-from overread.architectures.contract import EncoderDecoder, Features, Published, architecture
+from overread.architectures.blocks import convolution, initialise_he, max_pool, normalisation, upsample
+from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.heads import SoftmaxSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Variant
 
 MULTIPLES = (1, 2, 8, 10, 16)
 """Channels of the five encoder stages, in units of `width`."""
@@ -120,6 +119,8 @@ class UNeXt(EncoderDecoder):
     torch.Size([2, 2, 32, 64])
     """
 
+    title = "UNeXt"
+
     def __init__(self, options: UNeXtOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.in_channels, self.spatial_dims = in_channels, spatial_dims
@@ -158,11 +159,6 @@ class UNeXt(EncoderDecoder):
         for skip, up, block in zip(skips[::-1], reversed(self.ups), reversed(self.blocks), strict=True):
             bottom = block(up(bottom) + skip)
         return F.relu(upsample(self.last(bottom)))
-
-    def features(self, x: Tensor, variant: Variant | None = None) -> Features:
-        """Map (B, C, H, W) to (B, width, H, W)."""
-        check_input(x, name="UNeXt", in_channels=self.in_channels, spatial_dims=2, size_multiple=self.size_multiple)
-        return super().features(x, variant)
 
 
 @architecture(
