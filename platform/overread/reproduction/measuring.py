@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -103,21 +104,24 @@ class TestCase:
 
 @lru_cache(maxsize=2)
 def _network(config: str, weights: str, device: str) -> Segmenter:
-    import json
-
     return load_segmenter(TrialConfig.from_json(json.loads(config)), Path(weights), device)
+
+
+def open_test_case(
+    row: str, config: TrialConfig, weights: str, prepared: Prepared, case_id: str, device: str = "cpu"
+) -> TestCase:
+    """Return a test case with the network of a row, which is loaded once per process."""
+    network = _network(json.dumps(config.to_json(), sort_keys=True), weights, device)
+    return TestCase(row, network, config, prepared, case_id, device)
 
 
 def measure_item(item: MeasureItem) -> CaseMeasures:
     """Read one case with a row (its network is cached per process) and return its figures."""
-    import json
-
     from overread.reproduction import PAPERS
 
     prepared = load_prepared(Path(item.prepared))
-    segmenter = _network(json.dumps(item.config.to_json(), sort_keys=True), item.weights, item.device)
-    case = TestCase(item.row, segmenter, item.config, prepared, item.case, item.device)
-    mask = case.probabilities(segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
+    case = open_test_case(item.row, item.config, item.weights, prepared, item.case, item.device)
+    mask = case.probabilities(case.segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
     return CaseMeasures(
         case=item.case,
         group=prepared.case(item.case).group,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from overread.metrics.rates import RATES
 from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction import figures
-from overread.reproduction.measuring import TestCase
+from overread.reproduction.measuring import TestCase, open_test_case
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 from overread.reproduction.printed import printed_text
 from overread.reproduction.results import Findings, RowResult
@@ -36,7 +36,6 @@ JOINT = "U-Netmer <1|2|4>"
 SCORES = ("c_12", "c_14", "c_24", "sa_mean")
 WITH_SA = ("U-Net", JOINT)
 """Rows of Fig. 8."""
-PLAIN_NAMES = {"U-Net": "U-Net", "Attention U-Net": "Attention U-Netmer", "U-Net++": "U-Netmer++"}
 
 
 def named(family: str, scales: Sequence[int], transformer: bool = True) -> str:
@@ -408,10 +407,8 @@ def _mean(findings: Findings, name: str) -> float | None:
 
 def _opened(findings: Findings, name: str, case_id: str) -> TestCase:
     """Return a test case with the network of a row."""
-    from overread.training.inference import load_segmenter
-
     config, weights = findings.networks[name]
-    return TestCase(name, load_segmenter(config, weights, "cpu"), config, findings.prepared, case_id, "cpu")
+    return open_test_case(name, config, str(weights), findings.prepared, case_id)
 
 
 def _slice(findings: Findings, case_id: str) -> tuple[NDArray[Any], tuple[int, NDArray[Any]]]:
