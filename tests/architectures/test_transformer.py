@@ -57,3 +57,13 @@ def test_positions_of_volumes_are_interpolated_linearly():
 def test_heads_must_divide_the_width():
     with pytest.raises(UserError, match="multiple of the heads"):
         Attention(10, heads=4)
+
+
+def test_dropout_acts_in_training_only_and_changes_no_name():
+    torch.manual_seed(0)
+    plain, dropping = Encoder(8, depth=2, heads=2), Encoder(8, depth=2, heads=2, dropout=0.5)
+    assert {"blocks.0.mlp.0.weight", "blocks.0.mlp.2.weight"} <= set(plain.state_dict())
+    dropping.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain(x), dropping.eval()(x))
+    assert not torch.equal(plain(x), dropping.train()(x))

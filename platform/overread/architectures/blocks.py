@@ -22,9 +22,21 @@ _INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: 
 _MAX_POOL: dict[int, Callable[..., Tensor]] = {2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def convolution(spatial_dims: int, inputs: int, outputs: int, kernel: int = 3) -> nn.Module:
-    """Return a convolution with bias that keeps the spatial size (odd kernels)."""
-    return _CONVOLUTION[spatial_dims](inputs, outputs, kernel, padding=kernel // 2)
+def convolution(
+    spatial_dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    bias: bool = True,
+) -> nn.Module:
+    """Return a convolution that divides the spatial size by `stride`; at stride 1 the kernel must be odd."""
+    padding = dilation * ((kernel - 1) // 2)
+    return _CONVOLUTION[spatial_dims](
+        inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias
+    )
 
 
 def normalisation(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:
@@ -32,6 +44,20 @@ def normalisation(kind: Norm, spatial_dims: int, channels: int) -> nn.Module:
     if kind == "instance":
         return _INSTANCE_NORM[spatial_dims](channels, affine=True)
     return _BATCH_NORM[spatial_dims](channels)
+
+
+class PooledNorm(nn.BatchNorm2d):
+    """Batch norm of maps that pooling may have left with one pixel.
+
+    A training batch of one image then has one value per channel, which has no statistics: it is normalised by the
+    running ones, which stay as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        if self.training and x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
 
 
 def max_pool(x: Tensor, factor: int = 2) -> Tensor:
@@ -45,12 +71,27 @@ def upsample(x: Tensor, factor: int = 2, *, align_corners: bool = False) -> Tens
     return F.interpolate(x, scale_factor=float(factor), mode=mode, align_corners=align_corners)
 
 
-class ConvUnit(nn.Sequential):
-    """Conv3 -> norm -> ReLU."""
+def nearest(x: Tensor, factor: int) -> Tensor:
+    """Return (B, C, *S) as (B, C, *S * factor) by repeating voxels."""
+    return F.interpolate(x, scale_factor=float(factor), mode="nearest")
 
-    def __init__(self, spatial_dims: int, inputs: int, outputs: int, norm: Norm = "batch") -> None:
+
+class ConvUnit(nn.Sequential):
+    """Convolution (Conv3 with bias, unless told otherwise) -> norm -> ReLU."""
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        inputs: int,
+        outputs: int,
+        norm: Norm = "batch",
+        *,
+        kernel: int = 3,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
         super().__init__(
-            convolution(spatial_dims, inputs, outputs),
+            convolution(spatial_dims, inputs, outputs, kernel, dilation=dilation, bias=bias),
             normalisation(norm, spatial_dims, outputs),
             nn.ReLU(inplace=True),
         )

@@ -96,15 +96,21 @@ def with_background(foreground: Tensor) -> Tensor:
 
 
 class HeadSegmenter(Segmenter):
-    """Any Network with a 1x1 head; subclasses say what its maps mean."""
+    """Any Network with a head (1x1, or of `kernel`); subclasses say what its maps mean."""
 
     def __init__(
-        self, network: Network, *, classes: int, outputs: int, losses: Mapping[str, float] | None = None
+        self,
+        network: Network,
+        *,
+        classes: int,
+        outputs: int,
+        kernel: int = 1,
+        losses: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = check_classes(classes)
-        head = convolution(network.spatial_dims, network.feature_channels, outputs, kernel=1)
+        head = convolution(network.spatial_dims, network.feature_channels, outputs, kernel)
         self.head = start_from_prior(head, classes)
         self.needs = Needs(size_multiple=network.size_multiple)
         self.loss_weights = check_weights(self._loss_weights(losses))
@@ -138,8 +144,10 @@ class SoftmaxSegmenter(HeadSegmenter):
 
     default_losses = SOFTMAX_LOSSES
 
-    def __init__(self, network: Network, *, classes: int, losses: Mapping[str, float] | None = None) -> None:
-        super().__init__(network, classes=classes, outputs=classes, losses=losses)
+    def __init__(
+        self, network: Network, *, classes: int, kernel: int = 1, losses: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__(network, classes=classes, outputs=classes, kernel=kernel, losses=losses)
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return the softmax over the classes."""

@@ -1,7 +1,8 @@
 """The pre-norm Transformer encoder of ViT (Dosovitskiy 2021, arXiv:2010.11929, Eqs. 1-4), without its patch embedding.
 
 z' = z + MSA(LN z); z = z' + MLP(LN z'); a final LN after the last block. Parameters per block: 12 d^2 + 13 d at an MLP
-ratio of 4. Position grids in absolute raster order are interpolated to other sizes.
+ratio of 4. Dropout, where there is any, follows both layers of the MLP; the attention has none. Position grids in
+absolute raster order are interpolated to other sizes.
 """
 
 from __future__ import annotations
@@ -44,12 +45,17 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """One Transformer block: attention and a GELU MLP, each with a LayerNorm before and a residual around."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int = 4) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
         self.attention = Attention(width, heads)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, mlp_ratio * width),
+            nn.Sequential(nn.GELU(), nn.Dropout(dropout)),  # together: the layers keep the names they have without it
+            nn.Linear(mlp_ratio * width, width),
+            nn.Dropout(dropout),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, d) to (B, T, d)."""
@@ -60,9 +66,9 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """`depth` blocks and a final LayerNorm on tokens (B, T, d)."""
 
-    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int = 4) -> None:
+    def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int = 4, dropout: float = 0.0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from overread.architectures.blocks import (
     convolution,
     initialise_he,
     max_pool,
+    nearest,
     normalisation,
 )
 from overread.architectures.contract import EncoderDecoder, Published, architecture
@@ -67,11 +68,6 @@ class UCTransNetOptions(JsonRecord):
                 raise UserError(f"{name} must be at least 1, but got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), but got {self.dropout}")
-
-
-def nearest(x: Tensor, factor: int) -> Tensor:
-    """Return (B, C, H, W) as (B, C, H * factor, W * factor) by repeating pixels."""
-    return F.interpolate(x, scale_factor=float(factor), mode="nearest")
 
 
 class ChannelAttention(nn.Module):
