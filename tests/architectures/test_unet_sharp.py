@@ -1,9 +1,11 @@
 # ruff: noqa: RUF012  (settings of a contract suite are constants)
+import math
+
 import pytest
 import torch
 
 from overread.architectures import ARCHITECTURES, count_parameters
-from overread.architectures.unet_sharp import UNetSharp, UNetSharpOptions, UNetSharpSegmenter, nodes_up_to
+from overread.architectures.unet_sharp import UNetSharp, UNetSharpOptions, UNetSharpSegmenter
 from overread.errors import UserError
 from overread.records import MAIN
 from overread.testing.architectures import ArchitectureContract, toy_batch
@@ -14,10 +16,21 @@ def count(**options: object) -> int:
         return count_parameters(ARCHITECTURES["unet_sharp"].build(options, in_channels=3, classes=2))
 
 
+def solid(**options: object) -> int:
+    with torch.device("meta"):
+        built = ARCHITECTURES["unet_sharp"].build(
+            {"encoder": "v_net", "width": 16, "projection_factor": 2} | options,
+            in_channels=1,
+            classes=2,
+            spatial_dims=3,
+        )
+    return count_parameters(built)
+
+
 def segmenter(**options: object) -> UNetSharpSegmenter:
     torch.manual_seed(0)
     built = UNetSharpSegmenter(UNetSharpOptions(**({"width": 4} | options)), in_channels=1, classes=3)
-    built(toy_batch((16, 16)))  # running statistics that are not the initial ones
+    built(toy_batch((32, 32) if "resnet" in str(options) else (16, 16)))  # running statistics that are not the initial
     return built.eval()
 
 
@@ -32,6 +45,24 @@ class TestUNetSharpDirectDeep(ArchitectureContract):
     options = {"width": 2, "connection": "direct", "deep_supervision": True}
     size = (32, 32)
     classes = 4
+
+
+class TestFullScaleDeepVGG(ArchitectureContract):
+    name = "unet_sharp"
+    options = {"width": 2, "wiring": "full_scale", "encoder": "vgg16", "deep_supervision": True}
+    size = (32, 48)
+
+
+class TestVNetSharp(ArchitectureContract):
+    name = "unet_sharp"
+    options = {"width": 2, "encoder": "v_net", "level": 2, "deep_supervision": True, "projection_factor": 2}
+    size = (8, 8, 16)
+
+
+class TestGuided(ArchitectureContract):
+    name = "unet_sharp"
+    options = {"width": 4, "level": 2, "deep_supervision": True, "guidance": True}
+    size = (16, 16)
 
 
 class TestUNetSharpProjectFirstDeep(ArchitectureContract):
@@ -78,14 +109,12 @@ def test_inputs_of_every_node_are_those_of_the_fact_sheet():
         project = UNetSharp(UNetSharpOptions(), in_channels=3)
         direct = UNetSharp(UNetSharpOptions(connection="direct"), in_channels=3)
     wanted = {
-        (0, 0): (3, 3), (1, 0): (32, 32), (4, 0): (256, 256),
         (0, 1): (96, 96), (3, 1): (768, 768),
         (0, 2): (256, 160), (1, 2): (512, 288), (2, 2): (1024, 544),
         (0, 3): (544, 224), (1, 3): (1088, 384), (0, 4): (1088, 288),
     }  # fmt: skip
     assert {node: (direct.inputs(node), project.inputs(node)) for node in wanted} == wanted
     assert sorted(project.projections) == ["x20", "x21", "x22", "x30", "x31", "x40"]
-    assert project.intra_sources((0, 4)) == [(2, 2), (3, 1), (4, 0)]
 
 
 def test_a_row_can_be_switched_off():
@@ -95,12 +124,6 @@ def test_a_row_can_be_switched_off():
     assert network.inputs((1, 3)) == 3 * 64 + 128
     assert network.inputs((2, 2)) == 2 * 128 + 256
     assert sorted(network.projections) == ["x20", "x21", "x22", "x30", "x31", "x40"]
-
-
-def test_lower_levels_are_a_prefix_of_the_nodes():
-    assert list(nodes_up_to(1)) == [(0, 0), (1, 0), (0, 1)]
-    assert list(nodes_up_to(4))[:6] == list(nodes_up_to(2))
-    assert len(list(nodes_up_to(4))) == 15
 
 
 def test_branches_and_their_resolution():
@@ -164,7 +187,8 @@ def test_variants_are_the_trained_levels_and_cost_less_below():
 def test_pruning_gives_a_smaller_network_with_the_reading_of_its_level(connection, level):
     deep, batch = segmenter(deep_supervision=True, connection=connection), toy_batch((16, 16))
     small = deep.pruned(level)
-    assert sorted(small.network.nodes) == sorted(f"x{i}{j}" for i, j in nodes_up_to(level))
+    assert sorted(small.network.nodes) == sorted(f"x{i}{j}" for i in range(level) for j in range(1, level - i + 1))
+    assert len(small.network.encoder.channels) == level + 1
     assert list(small.heads) == [f"x0{level}"]
     assert count_parameters(small) < count_parameters(deep)
     assert small.needs.size_multiple == 2**level
@@ -186,6 +210,113 @@ def test_a_pruned_network_owns_its_weights():
 def test_a_level_without_head_cannot_be_pruned_to():
     with pytest.raises(UserError, match=r"trained head \(4\), but got 2"):
         segmenter().pruned(2)
+    with pytest.raises(UserError, match=r"trained head \(1, 2, 3\), but got 4"):
+        segmenter(deep_supervision=True, level=3).pruned(4)
+
+
+def test_what_reads_one_head_stands_alone():
+    deep = segmenter(deep_supervision=True, inference="deepest")
+    batch = toy_batch((16, 16))
+    for name, level in (("level_2", 2), (MAIN, 4)):
+        variant = deep.variant(name)
+        alone = deep.alone(variant)
+        assert alone is not None
+        assert alone.options["level"] == level
+        assert torch.equal(alone.segmenter.read(batch).probabilities, deep.read(batch, variant=variant).probabilities)
+    assert deep.alone(deep.variant("accurate")) is None
+    assert segmenter().alone(segmenter().variant(MAIN)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"wiring": "plain"}, 7_852_545),
+        ({"wiring": "plain", "width": 35}, 9_392_916),
+        ({"wiring": "nested"}, 9_163_329),
+        ({"wiring": "nested", "deep_supervision": True}, 9_163_428),
+        ({"wiring": "full_scale"}, 9_787_905),
+    ],
+)
+def test_parameters_of_the_relatives(options, expected):
+    assert count(**options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"wiring": "plain"}, 26_388_385),
+        ({"wiring": "plain", "width": 18}, 33_396_373),
+        ({"wiring": "nested"}, 27_370_945),
+        ({"wiring": "full_scale"}, 27_839_905),
+        ({}, 28_200_641),
+        ({"connection": "direct"}, 28_559_809),
+        ({"projection_factor": 1}, 27_785_793),
+    ],
+)
+def test_parameters_of_the_3d_family(options, expected):
+    assert solid(**options) == expected
+
+
+def test_v_net_sharp_is_within_one_per_cent_of_the_paper():
+    published = ARCHITECTURES["unet_sharp"].published_parameters
+    for name in ("v_net_sharp", "v_net_sharp_direct"):
+        assert abs(published(name) / 28.37e6 - 1) < 0.01
+
+
+def test_relatives_with_deep_supervision_have_the_branches_of_their_nodes():
+    def names(wiring: str) -> list[str]:
+        return list(segmenter(wiring=wiring, deep_supervision=True).heads)
+
+    assert names("plain") == names("full_scale") == ["x04", "x13", "x22", "x31", "x40"]
+    assert names("nested") == ["x01", "x02", "x03", "x04"]
+    full = segmenter(wiring="full_scale", deep_supervision=True)
+    assert [v.name for v in full.variants()] == [MAIN]
+    assert full.alone(full.variant(MAIN)) is not None
+
+
+def test_the_gate_of_a_branch_silences_it():
+    guided = segmenter(deep_supervision=True, guidance=True, level=2)
+    plain = segmenter(deep_supervision=True, level=2)
+    plain.load_state_dict({k: v for k, v in guided.state_dict().items() if not k.startswith("guides.")})
+    for guide in guided.guides.values():
+        torch.nn.init.zeros_(guide.layers[-1].weight)
+        guide.layers[-1].bias.data = torch.tensor([0.0, 1.0, 1.0, 0.0])  # class 1: absent 0, present 1; class 2: absent
+    batch = toy_batch((16, 16))
+    for name in ("level_1", "level_2"):
+        found = guided._foregrounds(batch.images, guided.variant(name))[name]
+        expected = plain._foregrounds(batch.images, plain.variant(name))[name]
+        torch.testing.assert_close(found[:, 0], expected[:, 0])
+        assert (found[:, 1] == 0).all()
+
+
+def test_the_presence_term_is_the_mean_over_branches_and_classes():
+    guided = segmenter(deep_supervision=True, guidance=True, level=1)
+    for guide in guided.guides.values():
+        torch.nn.init.zeros_(guide.layers[-1].weight)
+        guide.layers[-1].bias.data = torch.tensor([0.0, 0.0, math.log(3), math.log(3)])  # presence 3/4
+    batch = toy_batch((4, 4), samples=1)
+    batch.labels = torch.zeros_like(batch.labels)
+    batch.labels[0, 0, 1, 1] = 1  # class 1 is there, class 2 is not
+    assert guided(batch)["presence"].item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
+
+
+def test_one_sample_cannot_train_the_guidance():
+    guided = segmenter(guidance=True).train()
+    with pytest.raises(UserError, match="at least 2 samples"):
+        guided(toy_batch((32, 32), samples=1))
+
+
+def test_a_residual_encoder_reads_at_the_full_size():
+    # (the contract suite's toy of single bright pixels cannot be learnt at half the resolution)
+    built = segmenter(encoder="resnet50", deep_supervision=True)
+    built(toy_batch((64, 64)))["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+    assert built.read(toy_batch((64, 64))).probabilities.shape == (3, 3, 64, 64)
+    assert built.needs.size_multiple == 32
+    maps = built.network.features(torch.zeros(1, 1, 64, 64)).deep
+    assert {name: maps[name].shape[-1] for name in built.heads} == {
+        "x01": 64, "x02": 64, "x03": 64, "x04": 64, "x13": 16, "x22": 8, "x31": 4, "x40": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{"level": 0}, {"level": 5}, {"width": 0}, {"connection": "x"}, {"intra": [True]}])

@@ -121,8 +121,12 @@ def test_the_panel_draws_only_the_architectures_of_its_context():
 def test_the_unet_sharp_space_asks_only_for_switches_that_matter():
     module, drawn = load("unet_sharp"), study()
     for level, rows in ((1, []), (2, [0]), (3, [0, 1]), (4, [0, 1, 2])):
-        drawn.enqueue_trial({"unet_sharp/level": level})
+        drawn.enqueue_trial({"unet_sharp/level": level, "unet_sharp/wiring": "sharp"})
         trial = drawn.ask()
         module.suggest(trial, context())
         assert sorted(key for key in trial.params if "intra" in key) == [f"unet_sharp/intra_{row}" for row in rows]
         assert ("unet_sharp/connection" in trial.params) == (level > 1)
+    drawn.enqueue_trial({"unet_sharp/level": 4, "unet_sharp/wiring": "plain"})
+    trial = drawn.ask()
+    module.suggest(trial, context())
+    assert "unet_sharp/connection" not in trial.params

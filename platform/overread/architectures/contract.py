@@ -85,6 +85,14 @@ class EncoderDecoder(Network):
         return Features(self.decode(*self.encode(x)))
 
 
+@dataclass(frozen=True)
+class Alone:
+    """A smaller Segmenter that reads one variant of a larger one as its `main`, and the options it is built from."""
+
+    options: Mapping[str, Any]
+    segmenter: Segmenter
+
+
 class Segmenter(nn.Module, ABC):
     """A network with heads, loss and readings. Built from JSON options; single-device; knows nothing of distribution.
 
@@ -128,6 +136,13 @@ class Segmenter(nn.Module, ABC):
                 return variant
         known = ", ".join(variant.name for variant in self.variants())
         raise UserError(f"unknown variant '{name}': this network was trained for {known}")
+
+    def alone(self, variant: Variant) -> Alone | None:
+        """Return the part of the network that reads `variant`, without what it does not need.
+
+        Default: none, every variant needs all weights.
+        """
+        return None
 
     def relation_sets(self) -> Mapping[str, tuple[str, str]]:
         """Return by score name the two readings whose Dice it is: names of variants or of alternatives. Default: none.
