@@ -11,7 +11,7 @@ def test_every_architecture_is_registered_and_described():
         described = ARCHITECTURES[name].describe()
         assert (spaces / f"{name}.py").is_file()
         assert described["name"] == name
-        assert described["parameters"] > 1_000_000
+        assert described["parameters"] > 300_000
         assert ARCHITECTURES[name].options.from_json(described["options"]) is not None
 
 
