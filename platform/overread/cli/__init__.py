@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "overread.cli.predict:predict",
     "evaluate": "overread.cli.evaluate:evaluate",
     "report": "overread.cli.evaluate:report",
+    "prune": "overread.cli.prune:prune",
     "reproduce": "overread.cli.reproduce:reproduce",
     "architectures": "overread.cli.info:architectures",
     "ui": "overread.cli.info:ui",

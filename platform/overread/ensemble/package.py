@@ -1,7 +1,8 @@
 """The ensemble package: a folder with `manifest.json` and one safetensors file per member. No pickle anywhere.
 
 It is written beside its place and renamed, the manifest last; read back, every file must lie inside the folder and
-have the SHA-256 of the manifest.
+have the SHA-256 of the manifest. A member that needs only a part of its trial's network (a pruning level) is stored as
+that part: its config and weights are those of the smaller network, its variant is `main`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 from overread.architectures.contract import Segmenter, build_segmenter
 from overread.ensemble.selection import file_sha256
 from overread.errors import UserError
-from overread.records import Manifest, Member, Prepared, Winners
+from overread.records import MAIN, Manifest, Member, Prepared, Winners
+from overread.training.checkpoint import save_weights
 from overread.training.inference import load_segmenter
 
 MANIFEST = "manifest.json"
@@ -109,13 +111,19 @@ def write_package(
     )
     _raise(_manifest_problems(manifest))
     out.parent.mkdir(parents=True, exist_ok=True)
+    stored: dict[str, Member] = {}
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".partial-") as temporary:
         folder = Path(temporary) / "package"
         folder.mkdir()
         for member in _all(manifest):
             if member.name not in sources:
                 raise UserError(f"member {member.name} must have a weights file, but none was given")
-            _copy(sources[member.name], folder / member.weights, member)
+            stored[member.name] = _store(sources[member.name], folder / member.weights, member)
+        manifest = replace(
+            manifest,
+            members=tuple(stored[member.name] for member in manifest.members),
+            baseline=stored[manifest.baseline.name] if manifest.baseline else None,
+        )
         manifest.save(folder / MANIFEST)
         folder.rename(out)
     return manifest
@@ -139,12 +147,29 @@ def _packaged(member: Member) -> Member:
     return replace(member, weights=f"{member.name}.safetensors")
 
 
-def _copy(source: Path, target: Path, member: Member) -> None:
+def _store(source: Path, target: Path, member: Member) -> Member:
+    """Write the weights that a member needs and return it as it is packaged."""
     if not source.is_file():
         raise UserError(f"{source} must hold the weights of {member.name}, but it does not exist: train it again")
     shutil.copyfile(source, target)
     if file_sha256(target) != member.sha256:
         raise UserError(f"{source} must be the weights frozen for {member.name}, but it has changed: select again")
+    if not _has_part(member):
+        return member
+    segmenter = load_segmenter(member.config, target, "cpu")
+    part = segmenter.alone(segmenter.variant(member.variant))
+    assert part is not None  # noqa: S101  (_has_part)
+    save_weights(target, part.segmenter)
+    config = replace(member.config, options=dict(part.options))
+    return replace(member, config=config, variant=MAIN, sha256=file_sha256(target))
+
+
+def _has_part(member: Member) -> bool:
+    """Return whether a part of the network reads the member's variant, without loading it."""
+    with torch.device("meta"):
+        segmenter = build_segmenter(member.config)
+    known = {variant.name for variant in segmenter.variants()}
+    return member.variant in known and segmenter.alone(segmenter.variant(member.variant)) is not None
 
 
 def _manifest_problems(manifest: Manifest) -> list[str]:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.data.preprocess import to_prepared_mask
+from overread.data.store import open_case
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
 from overread.records import EpochReport, Prepared, TrialConfig
@@ -102,3 +108,14 @@ class Findings:
     def rows(self) -> tuple[Row, ...]:
         """Return the models of the paper."""
         return self.paper.rows
+
+    def shown_slice(self, case_id: str) -> tuple[NDArray[Any], tuple[int, NDArray[Any]]]:
+        """Return the prepared slice with most truth (H, W), and its place and truth."""
+        arrays = open_case(self.prepared, case_id)
+        truth = to_prepared_mask(np.asarray(arrays.truth), self.prepared.preprocessing) > 0
+        place = int(truth.reshape(len(truth), -1).sum(1).argmax())
+        return np.asarray(arrays.image[0, place]), (place, truth[place])
+
+    def slice_of(self, mask: NDArray[Any], place: int) -> NDArray[Any]:
+        """Return the slice of a native mask in the prepared grid."""
+        return to_prepared_mask(mask.astype(np.uint8), self.prepared.preprocessing)[place]

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from overread.metrics.rates import RATES
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction import figures
 from overread.reproduction.measuring import TestCase, open_test_case
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 from overread.reproduction.printed import printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
+from overread.review import figures
 from overread.review.tables import Grid
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 NAME = "unetmer"
 DATASETS = {"busi": "BUID", "acdc": "ACDC", "task07": "Pancreas", "brats": "BraTS", "kvasir": "Kvasir"}
@@ -129,7 +126,6 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         _table_models(findings, dataset),
         _table_joint(findings),
         _table_scores(findings),
-        _table_curves(findings),
     )
 
 
@@ -224,20 +220,6 @@ def _table_scores(findings: Findings) -> Grid:
     return Grid(f"Figure 10 in figures: confidence of {JOINT}", columns, tuple(rows), left=2)
 
 
-def _table_curves(findings: Findings) -> Grid:
-    rows = [
-        (
-            result.row,
-            str(report.step),
-            f"{report.metrics['train_loss']:.4f}",
-            f"{report.metrics['validation_dice']:.4f}",
-        )
-        for result in findings.trained([row.name for row in findings.rows()])
-        for report in result.epochs
-    ]
-    return Grid("Training curves", ("model", "step", "train loss", "validation Dice"), tuple(rows))
-
-
 def _foreground(result: RowResult) -> list[Any]:
     return [case for case in result.cases if case.has_foreground]
 
@@ -256,7 +238,6 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
         _scatter,
         _coverage,
         _doubtful,
-        _curves,
     )
     return tuple(path for maker in makers if (path := maker(findings, folder)) is not None)
 
@@ -360,11 +341,11 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
     chosen = [ranked[place].case for place in dict.fromkeys(places)]
     panels = []
     for case_id in chosen:
-        image, truth = _slice(findings, case_id)
-        masks = {"truth": truth[1]}
+        image, (place, truth) = findings.shown_slice(case_id)
+        masks = {"truth": truth}
         for name in names:
             case = _opened(findings, name, case_id)
-            masks[name] = _at(findings, (case.probabilities().argmax(0) > 0), truth[0])
+            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
         panels.append(figures.Contoured(case_id, image, masks))
     return figures.contoured(folder / "fig09-examples.png", panels)
 
@@ -377,27 +358,14 @@ def _doubtful(findings: Findings, folder: Path) -> Path | None:
     ranked = sorted((c for c in _foreground(joint) if c.values.get("c_12") is not None), key=lambda c: c.values["c_12"])
     panels = []
     for result in ranked if len(ranked) < 8 else [*ranked[:4], *ranked[-4:]]:
-        image, truth = _slice(findings, result.case)
+        image, (place, truth) = findings.shown_slice(result.case)
         readings = dict(_opened(findings, JOINT, result.case).alternatives())
-        masks = {"truth": truth[1]}
+        masks = {"truth": truth}
         for scale in (1, 2):
             mask = readings[f"scale_{scale}"].argmax(0) > 0
-            masks[f"B_{scale}"] = _at(findings, mask, truth[0])
+            masks[f"B_{scale}"] = findings.slice_of(mask, place)
         panels.append(figures.Contoured(f"{result.case}: C_12 = {result.values['c_12']:.2f}", image, masks))
     return figures.contoured(folder / "fig12-least-and-most-confident.png", panels)
-
-
-def _curves(findings: Findings, folder: Path) -> Path | None:
-    """Training curves of all trained rows."""
-    trained = findings.trained([row.name for row in findings.rows()])
-    if not trained:
-        return None
-    path = folder / "training-curves.png"
-    with figures.drawing(path, 5, 3.6, 2) as axes:
-        for ax, metric in zip(axes[0], ("validation_dice", "train_loss"), strict=True):
-            series = {r.row: [(float(e.step), e.metrics[metric]) for e in r.epochs] for r in trained}
-            figures.lines(ax, series, metric.replace("_", " "), "optimiser step", metric.replace("_", " "))
-    return path
 
 
 def _mean(findings: Findings, name: str) -> float | None:
@@ -409,28 +377,6 @@ def _opened(findings: Findings, name: str, case_id: str) -> TestCase:
     """Return a test case with the network of a row."""
     config, weights = findings.networks[name]
     return open_test_case(name, config, str(weights), findings.prepared, case_id)
-
-
-def _slice(findings: Findings, case_id: str) -> tuple[NDArray[Any], tuple[int, NDArray[Any]]]:
-    """Return the prepared slice with most truth, and its place and truth."""
-    import numpy as np
-
-    from overread.data.preprocess import to_prepared_mask
-    from overread.data.store import open_case
-
-    arrays = open_case(findings.prepared, case_id)
-    truth = to_prepared_mask(np.asarray(arrays.truth), findings.prepared.preprocessing) > 0
-    place = int(truth.reshape(len(truth), -1).sum(1).argmax())
-    return np.asarray(arrays.image[0, place]), (place, truth[place])
-
-
-def _at(findings: Findings, mask: NDArray[Any], place: int) -> NDArray[Any]:
-    """Return the slice of a native mask in the prepared grid."""
-    import numpy as np
-
-    from overread.data.preprocess import to_prepared_mask
-
-    return to_prepared_mask(mask.astype(np.uint8), findings.prepared.preprocessing)[place]
 
 
 PAPERS.add(

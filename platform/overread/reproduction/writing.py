@@ -1,4 +1,4 @@
-"""Tables and figures of a reproduction: `tables/*.csv` and `*.md`, `figures/*.png`, and `report.md` with all."""
+"""What a reproduction leaves: `tables/*.csv` and `*.md`, `figures/*.png`, `splits.json`, and `report.md` with all."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from pathlib import Path
 
 from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
-from overread.reproduction.results import Findings
+from overread.reproduction.results import Findings, RowResult
+from overread.review import figures
 from overread.review.tables import Grid
 
 NOT_TRAINED = "not trained here"
+SPLITS = "splits.json"
+"""Case ids of the test split (`locked`) and the folds: who imports masks must predict the former."""
 
 
 def write_findings(findings: Findings, out: Path) -> Path:
     """Write everything that `findings` holds; return the path of the report."""
-    exhibits = [*findings.paper.exhibits(findings), cost_table(findings)]
-    pictures = findings.paper.pictures(findings, out / "figures")
+    exhibits = [*findings.paper.exhibits(findings), curve_table(findings), cost_table(findings)]
+    pictures = [*findings.paper.pictures(findings, out / "figures"), *draw_curves(findings, out / "figures")]
     parts = [f"# {findings.paper.title}: {findings.dataset}, size {findings.size}", protocol_text(findings)]
     for number, grid in enumerate(exhibits, start=1):
         stem = out / "tables" / f"{number:02d}-{_stem(grid.title)}"
@@ -23,6 +26,7 @@ def write_findings(findings: Findings, out: Path) -> Path:
         write_bytes(stem.with_suffix(".md"), f"## {grid.title}\n\n{grid.markdown()}".encode())
         parts.append(f"## {grid.title}\n\n{grid.markdown()}")
     parts += [f"![{path.stem}](figures/{path.name})" for path in pictures]
+    findings.prepared.splits.save(out / SPLITS)
     report = out / "report.md"
     write_bytes(report, "\n\n".join(parts).encode() + b"\n")
     return report
@@ -41,12 +45,35 @@ def protocol_text(findings: Findings) -> str:
     )
 
 
+def curve_table(findings: Findings) -> Grid:
+    """Return the training curves of all trained rows."""
+    rows = tuple(
+        (result.row, str(report.step), *(f"{report.metrics[name]:.4f}" for name in ("train_loss", "validation_dice")))
+        for result in findings.trained([row.name for row in findings.rows()])
+        for report in result.epochs
+    )
+    return Grid("Training curves", ("model", "step", "train loss", "validation Dice"), rows)
+
+
+def draw_curves(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Draw the training curves of all trained rows."""
+    trained = [result for result in findings.trained([row.name for row in findings.rows()]) if result.epochs]
+    if not trained:
+        return ()
+    path = folder / "training-curves.png"
+    with figures.drawing(path, 5, 3.6, 2) as axes:
+        for ax, metric in zip(axes[0], ("validation_dice", "train_loss"), strict=True):
+            series = {r.row: [(float(e.step), e.metrics[metric]) for e in r.epochs] for r in trained}
+            figures.lines(ax, series, metric.replace("_", " "), "optimiser step", metric.replace("_", " "))
+    return (path,)
+
+
 def cost_table(findings: Findings) -> Grid:
     """Return training speed and memory of every model that could take two steps."""
     rows = []
     for row in findings.rows():
         cost, result = findings.costs.get(row.name), findings.results.get(row.name)
-        trained = NOT_TRAINED if result is None else f"{result.steps:,} steps in {result.seconds:.0f} s"
+        trained = NOT_TRAINED if result is None else "masks imported" if not result.epochs else length_text(result)
         if cost is None:
             rows.append((row.name, "–", "–", "–", "–", trained))  # noqa: RUF001
             continue
@@ -70,6 +97,11 @@ def cost_table(findings: Findings) -> Grid:
     )
     device = next((cost.device for cost in findings.costs.values()), "")
     return Grid(f"Speed and memory ({device})", columns, tuple(rows))
+
+
+def length_text(result: RowResult) -> str:
+    """Say how long a row was trained."""
+    return f"{result.steps:,} steps in {result.seconds:.0f} s"
 
 
 def percent(summary: Summary) -> str:

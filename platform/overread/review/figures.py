@@ -1,4 +1,4 @@
-"""Figures of the reproductions, drawn by matplotlib: bars, lines, scatters, coverage curves and contours on images."""
+"""Figures drawn by matplotlib: bars, lines, scatters, coverage curves and contours on images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from overread.jsonio import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from overread.ensemble.pruning import LevelCost
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette: told apart by every eye."""
@@ -65,6 +67,32 @@ def lines(axes: Axes, series: Mapping[str, Sequence[tuple[float, float]]], title
     axes.grid(alpha=0.3)
     if series:
         axes.legend(fontsize=8)
+
+
+def boxes(axes: Axes, values: Mapping[str, Sequence[float]], title: str, unit: str) -> None:
+    """Draw a box per name: median, quartiles, whiskers to 1.5 interquartile ranges, the rest as points."""
+    axes.boxplot(list(values.values()), tick_labels=list(values), flierprops={"markersize": 3})
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(unit)
+    axes.tick_params(axis="x", labelsize=7, rotation=30)
+    axes.grid(axis="y", alpha=0.3)
+
+
+def pruning_levels(path: Path, costs: Sequence[LevelCost], iou: Mapping[int, float], cases: int) -> Path:
+    """Draw parameters, speed and mean IoU (by level, over `cases`) of the pruning levels (UNet#, Fig. 7)."""
+    labels = [f"L{cost.level}" for cost in costs]
+    panels = (
+        ("parameters (millions)", [cost.parameters / 1e6 for cost in costs]),
+        ("images per second", [1 / cost.seconds for cost in costs]),
+        (f"mean IoU (n = {cases})", [iou[cost.level] for cost in costs]),
+    )
+    with drawing(path, 3.2, 3.0, len(panels)) as axes:
+        for ax, (title, values) in zip(axes[0], panels, strict=True):
+            ax.bar_label(ax.bar(labels, values, color=COLOURS[0]), fmt="%.3g", fontsize=8)
+            ax.set_title(title, fontsize=10)
+        low, high = min(iou.values()), max(iou.values())
+        axes[0][2].set_ylim(max(0.0, low - 0.1), min(1.0, high + 0.05))
+    return path
 
 
 def dice_scatter(axes: Axes, name: str, confidence: Sequence[float | None], dice: Sequence[float]) -> None:
