@@ -143,3 +143,37 @@ def test_picture_among_volumes(dataset: Dataset, tmp_path: Path) -> None:
     problems = check_case(replace(dataset, channels=("red", "green", "blue")), case)
     assert len(problems) == 1
     assert problems[0].startswith("case p: image must have 3 axes like the other images, but has shape (3, 4)")
+
+
+def pictures(root: Path, instances: np.ndarray, label: np.ndarray) -> Dataset:
+    """Return one 2-D case with instance ids."""
+    for name, array in (("image", label * 0 + 7), ("label", label), ("ids", instances)):
+        Image.fromarray(array).save(root / f"{name}.png")
+    case = Case(id="a", group="a", channels=("image.png",), labels={"reference": "label.png"}, instances="ids.png")
+    return Dataset(
+        name="toy",
+        root=str(root),
+        layout="folder",
+        spatial_dims=2,
+        channels=("grey",),
+        label_names=("background", "nucleus"),
+        label_values=(0, 255),
+        cases=(case,),
+    )
+
+
+def test_instances_must_mark_the_foreground_of_the_mask(tmp_path: Path) -> None:
+    label = np.zeros((20, 30), np.uint8)
+    label[2:12, 3:23] = 255  # 200 pixels
+    ids = (label > 0).astype(np.uint16) * 4
+    ids[7:12, 3:23] = 9
+    ids[2, 3:5] = 0  # 2 of 200 pixels: a drawn border
+    sound = pictures(tmp_path, ids, label)
+    assert check_case(sound, sound.cases[0]) == ()
+    ids[2, 3:13] = 0
+    wrong = pictures(tmp_path, ids, label)
+    (problem,) = check_case(wrong, wrong.cases[0])
+    assert problem == (
+        "case a: the ids of ids.png must mark the foreground of the mask, but 10 of 200 pixels are in one of the two "
+        "only: correct the mask or the ids"
+    )

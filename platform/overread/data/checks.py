@@ -19,6 +19,8 @@ from overread.records import Case, Dataset
 
 Result = TypeVar("Result")
 _AFFINE_TOLERANCE = 0.1  # voxels: rounding of headers stays far below, a wrong grid far above
+_INSTANCES_APART = 0.01
+"""Share of the pixels of mask and instances that may be in one of the two only: drawn borders, not another image."""
 
 
 def check_case(dataset: Dataset, case: Case) -> tuple[str, ...]:
@@ -36,9 +38,7 @@ def check_case(dataset: Dataset, case: Case) -> tuple[str, ...]:
     for path in case.labels.values():
         problems += _label_problems(dataset, case, path, grid)
     if case.instances is not None:
-        instances = _guard(case, problems, root, case.instances, images.read_label)
-        if instances is not None and grid is not None and instances.shape != grid.shape:
-            problems.append(_shape_problem(case, case.instances, instances.shape, grid.shape))
+        problems += _instance_problems(case, case.instances, root, grid)
     return tuple(problems)
 
 
@@ -94,6 +94,28 @@ def _label_problems(dataset: Dataset, case: Case, path: str, grid: Header | None
         problems.append(
             f"case {case.id}: {path} must hold only the label values {list(dataset.label_values)} {source}, "
             f"but holds {shown}: correct the label or name the value"
+        )
+    return problems
+
+
+def _instance_problems(case: Case, path: str, root: Path, grid: Header | None) -> list[str]:
+    """Hold instance ids against the image's shape and the foreground of its label (several annotators: of any)."""
+    problems: list[str] = []
+    instances = _guard(case, problems, root, path, images.read_label)
+    if instances is None:
+        return problems
+    if grid is not None and instances.shape != grid.shape:
+        return [*problems, _shape_problem(case, path, instances.shape, grid.shape)]
+    labels = [_guard(case, [], root, label, images.read_label) for label in case.labels.values()]
+    known = [label > 0 for label in labels if label is not None and label.shape == instances.shape]
+    if not known or len(known) < len(case.labels):
+        return problems  # the label's own problem is told
+    foreground, found = np.logical_or.reduce(known), instances > 0
+    apart, union = int((foreground != found).sum()), int((foreground | found).sum())
+    if apart > _INSTANCES_APART * union:
+        problems.append(
+            f"case {case.id}: the ids of {path} must mark the foreground of the mask, but {apart} of {union} pixels "
+            "are in one of the two only: correct the mask or the ids"
         )
     return problems
 

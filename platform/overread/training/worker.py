@@ -93,7 +93,7 @@ def train_trial(config: TrialConfig, prepared: Prepared, context: WorkerContext)
 
 def start(config: TrialConfig, prepared: Prepared, context: WorkerContext) -> Run:
     """Build everything a worker needs, resolve the number of steps, and restore a checkpoint."""
-    _check_fits(config, prepared)
+    check_fits(config, prepared)
     share = Share(config.batch_size, context.rank, context.world_size)
     segmenter = build_segmenter(config).to(context.device)
     fold = prepared.splits.fold(config.fold)
@@ -127,12 +127,25 @@ def _share_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[s
     any_over_ranks(False, context.device)
 
 
-def _check_fits(config: TrialConfig, prepared: Prepared) -> None:
+def check_fits(config: TrialConfig, prepared: Prepared) -> None:
+    """Raise `UserError` unless the data have what a training needs: its channels, classes, axes and instances."""
     channels = len(prepared.preprocessing.channels)
     if (config.in_channels, config.classes) != (channels, prepared.classes):
         raise UserError(
             f"a config must have the data's {channels} channels and {prepared.classes} classes, but it has "
             f"{config.in_channels} and {config.classes}: make it for data set '{prepared.dataset}'"
+        )
+    if config.spatial_dims > prepared.preprocessing.spatial_dims:
+        raise UserError(
+            f"3-D training must have volumes, but data set '{prepared.dataset}' holds images: use spatial_dims 2"
+        )
+    with torch.device("meta"):
+        needs = build_segmenter(config).needs
+    without = [case.id for case in prepared.cases if needs.instances and not case.instances]
+    if without:
+        raise UserError(
+            f"{config.architecture} must have instances of every case, but {len(without)} of {len(prepared.cases)} in "
+            f"data set '{prepared.dataset}' have none (such as {without[0]}): add instances/ or choose another network"
         )
 
 
