@@ -9,8 +9,10 @@ import click
 from overread.cli import _options
 from overread.cli._durations import DURATION
 from overread.cli._session import working
+from overread.errors import UserError
 
 ROWS_HELP = "Rows to train, comma-separated names as printed; 'core', 'all' and 'none' stand for those."
+IMPORTED_HELP = "NAME=FOLDER: masks of another tool (nnU-Net) as a row, named as the test cases; may be repeated."
 BUDGET_HELP = "Wall time for training in this call; a row that is cut short goes on in the next call."
 
 
@@ -20,6 +22,7 @@ BUDGET_HELP = "Wall time for training in this call; a row that is cut short goes
 @_options.out
 @click.option("--size", type=click.Choice(["small", "paper"]), default="small", show_default=True)
 @click.option("--rows", default="core", show_default=True, help=ROWS_HELP)
+@click.option("--imported", multiple=True, help=IMPORTED_HELP)
 @click.option("--budget", type=DURATION, help=BUDGET_HELP)
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @_options.cache
@@ -32,6 +35,7 @@ def reproduce(
     out: Path,
     size: str,
     rows: str,
+    imported: tuple[str, ...],
     budget: float | None,
     gpus_per_worker: float,
     cache: Path | None,
@@ -48,6 +52,7 @@ def reproduce(
     from overread.reproduction.program import ReproductionSettings, choose_rows
     from overread.reproduction.program import reproduce as run
 
+    folders = read_imported(imported)
     wanted = tuple(name.strip() for name in rows.split(",") if name.strip())
     choose_rows(PAPERS[paper], wanted)  # wrong names are refused before anything starts
     settings = ReproductionSettings(
@@ -56,6 +61,7 @@ def reproduce(
         out=out,
         size="paper" if size == "paper" else "small",
         rows=wanted,
+        imported=folders,
         budget_s=budget,
         cache=cache,
         tracking_uri=tracking_uri,
@@ -66,3 +72,14 @@ def reproduce(
         findings = run(settings, map_cases)
     click.echo(f"{len(findings.results)} of {len(findings.rows())} rows trained")
     click.echo(f"report: {(out / 'report.md').resolve()}")
+
+
+def read_imported(texts: tuple[str, ...]) -> dict[str, Path]:
+    """Parse `NAME=FOLDER`; anything else, or a folder that is none, raises `UserError`."""
+    folders = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not name or not Path(folder).is_dir() or not folder:
+            raise UserError(f"--imported must be NAME=FOLDER with a folder of masks, but got '{text}'")
+        folders[name] = Path(folder)
+    return folders

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from overread.architectures import ARCHITECTURES, build_segmenter
+from overread.architectures import ARCHITECTURES, Architecture, build_segmenter
 from overread.data.batches import default_patch_size
+from overread.errors import UserError
 from overread.records import Prepared, PrepareSettings, TrialConfig
 from overread.reproduction.paper import Protocol, Row
 
@@ -27,13 +28,15 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> T
     """
     import torch
 
+    dims = protocol.spatial_dims
     config = TrialConfig(
-        architecture=row.architecture,
+        architecture=architecture_of(row).name,
         options=options_at(row, protocol.width),
         losses={name: weight for name, weight in protocol.losses.items() if name in loss_terms(row)},
         in_channels=len(prepared.preprocessing.channels),
         classes=prepared.classes,
-        patch_size=(1, 1),
+        spatial_dims=dims,
+        patch_size=(1,) * dims,
         batch_size=protocol.batch_size,
         steps=protocol.steps or _steps_of(protocol, prepared),
         epochs=protocol.validations,
@@ -44,12 +47,19 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> T
     )
     with torch.device("meta"):
         multiple = build_segmenter(config).needs.size_multiple
-    return TrialConfig.from_json(config.to_json() | {"patch_size": list(default_patch_size(prepared, 2, multiple))})
+    return TrialConfig.from_json(config.to_json() | {"patch_size": list(default_patch_size(prepared, dims, multiple))})
+
+
+def architecture_of(row: Row) -> Architecture:
+    """Return the architecture of a row; one whose masks are imported has none."""
+    if row.architecture is None:
+        raise UserError(f"row '{row.name}' cannot be trained here: give its masks by --imported '{row.name}=FOLDER'")
+    return ARCHITECTURES[row.architecture]
 
 
 def options_at(row: Row, share: float) -> dict[str, object]:
     """Return a row's options at a share of its published width."""
-    architecture = ARCHITECTURES[row.architecture]
+    architecture = architecture_of(row)
     published = architecture.options.from_json(dict(architecture.published.options) | dict(row.options)).to_json()
     width = max(row.least_width, round(published["width"] * share))
     return dict(architecture.published.options) | dict(row.options) | {"width": width}
@@ -57,8 +67,7 @@ def options_at(row: Row, share: float) -> dict[str, object]:
 
 def loss_terms(row: Row) -> frozenset[str]:
     """Return the loss terms of a row's Segmenter."""
-    segmenter = ARCHITECTURES[row.architecture].segmenter
-    return frozenset(getattr(segmenter, "default_losses", {}))
+    return frozenset(getattr(architecture_of(row).segmenter, "default_losses", {}))
 
 
 def _steps_of(protocol: Protocol, prepared: Prepared) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from overread.architectures import ARCHITECTURES, build_segmenter, count_parameters
+from overread.architectures import Architecture, Published, build_segmenter, count_parameters
 from overread.jsonio import JsonRecord
 from overread.records import TrialConfig
-from overread.reproduction.configs import options_at
+from overread.reproduction.configs import architecture_of, options_at
 from overread.reproduction.paper import Row
 from overread.reproduction.results import Cost
 
@@ -32,8 +32,8 @@ def published_parameters(row: Row) -> int:
     """Count a row's parameters at its published width, without allocating them."""
     import torch
 
-    architecture = ARCHITECTURES[row.architecture]
-    published = architecture.published
+    architecture = architecture_of(row)
+    published = _nearest_setting(architecture, row)
     with torch.device("meta"):
         model = architecture.build(
             options_at(row, 1.0),
@@ -42,6 +42,15 @@ def published_parameters(row: Row) -> int:
             spatial_dims=len(published.size),
         )
     return count_parameters(model)
+
+
+def _nearest_setting(architecture: Architecture, row: Row) -> Published:
+    """Return the published setting with most of the row's options: it says the axes and channels of the image."""
+
+    def shared(setting: Published) -> int:
+        return sum(setting.options.get(name) == value for name, value in row.options.items())
+
+    return max(architecture.settings.values(), key=shared)
 
 
 def measure_cost(item: CostItem) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 
 from overread.confidence.relations import Relations
 from overread.confidence.scores import pair_score
-from overread.data.preprocess import to_native
+from overread.data.images import read_label, stem
+from overread.data.preprocess import to_class_ids, to_native
 from overread.data.store import load_prepared, open_case
+from overread.errors import UserError
 from overread.jsonio import JsonRecord
+from overread.metrics.overlap import Counts
 from overread.metrics.rates import count_case, rates
 from overread.records import MAIN, Prepared, TrialConfig, Variant
 from overread.reproduction.results import CaseMeasures
@@ -86,6 +90,10 @@ class TestCase:
         """Return all rates of a mask's merged foreground."""
         return rates(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground)
 
+    def counts(self, mask: NDArray[np.integer], name: str = "") -> dict[str, float | None]:
+        """Return `tp`, `fp` and `fn` of a mask's merged foreground, for pooled measures; `name` is put before them."""
+        return pooled_counts(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground, name)
+
     def relation_scores(self) -> dict[str, float | None]:
         """Return the network's own pair scores (`c_<i><j>`), and the Dice of each reading they name."""
         sets = self.segmenter.relation_sets()
@@ -100,6 +108,11 @@ class TestCase:
                 relations.add(mask, name)
                 found[f"dice_{name}"] = self.rates(mask)["dice"]
         return found | {score: pair_score(relations, *pair) for score, pair in sets.items()}
+
+
+def pooled_counts(counts: Counts, name: str = "") -> dict[str, float | None]:
+    """Return the counts that a measure over the voxels of all cases is made of."""
+    return {f"{name}tp": float(counts.tp), f"{name}fp": float(counts.fp), f"{name}fn": float(counts.fn)}
 
 
 @lru_cache(maxsize=2)
@@ -126,5 +139,23 @@ def measure_item(item: MeasureItem) -> CaseMeasures:
         case=item.case,
         group=prepared.case(item.case).group,
         has_foreground=bool((case.truth > 0).any()),
-        values=case.rates(mask) | PAPERS[item.paper].measure(case),
+        values=case.rates(mask) | case.counts(mask) | PAPERS[item.paper].measure(case),
     )
+
+
+def measure_mask(folder: Path, prepared: Prepared, case_id: str) -> CaseMeasures:
+    """Return the figures of a mask that another tool wrote to `folder`, named as the case, in its native grid."""
+    found = [path for path in sorted(folder.glob(f"{glob.escape(case_id)}.*")) if stem(path) == case_id]
+    if not found:
+        raise UserError(f"{folder} must hold a mask of the test case {case_id}, but holds none: add it")
+    case = prepared.case(case_id)
+    values = read_label(found[0])
+    merged = prepared.settings.merge_labels
+    mask = (values > 0).astype(np.uint8) if merged else to_class_ids(values, prepared.label_values)
+    if mask.shape != case.native_shape:
+        raise UserError(f"{found[0]} must have the shape {case.native_shape} of its case, but has {mask.shape}")
+    truth = np.asarray(open_case(prepared, case_id).truth)
+    counts = count_case(case_id, mask, truth, prepared.label_names).foreground
+    has_foreground = bool((truth > 0).any())
+    found_rates = rates(counts) | pooled_counts(counts)
+    return CaseMeasures(case=case_id, group=case.group, has_foreground=has_foreground, values=found_rates)

@@ -29,7 +29,8 @@ class Row:
 
     name: str
     """As the paper prints it."""
-    architecture: str
+    architecture: str | None
+    """None: not a network of ours; its masks come from a folder (`--imported NAME=FOLDER`)."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from the architecture's published ones; the width comes from the protocol."""
     core: bool = False
@@ -43,7 +44,9 @@ class Protocol:
     """How every row of a paper is trained and tested: equal for all, so that rows may be compared."""
 
     max_side: int
-    """Longest side of the images in pixels; the patch is a square of it."""
+    """Longest side of the images in pixels; the patch of 2-D networks is a square of it."""
+    spatial_dims: int = 2
+    """3: trained on patches of volumes."""
     width: float
     """Share of a row's published width."""
     steps: int | None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,14 @@ from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.jsonio import fingerprint
 from overread.records import Prepared, TrialOutcome
-from overread.reproduction.configs import prepare_settings, row_config
+from overread.reproduction.configs import architecture_of, prepare_settings, row_config
 from overread.reproduction.cost import CostItem, measure_cost, published_parameters
-from overread.reproduction.measuring import MeasureItem, measure_item
+from overread.reproduction.measuring import MeasureItem, measure_item, measure_mask
 from overread.reproduction.paper import PAPERS, Paper, Row, Size
 from overread.reproduction.results import Cost, Findings, RowResult
 from overread.reproduction.writing import write_findings
 from overread.search.single import train_all
+from overread.training.worker import check_fits
 
 if TYPE_CHECKING:
     from overread.tracking.runs import Tracker
@@ -48,6 +49,8 @@ class ReproductionSettings:
     size: Size = "small"
     rows: tuple[str, ...] = ("core",)
     """Names as printed; `core` and `all` stand for those rows, `none` trains nothing."""
+    imported: Mapping[str, Path] = field(default_factory=dict)
+    """Folders of masks, named as the cases, by row: another tool's readings of the same test cases."""
     budget_s: float | None = None
     """Wall time for training in this call; None: until all rows are trained."""
     cache: Path | None = None
@@ -87,11 +90,15 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     paper = PAPERS[settings.paper]
     protocol = paper.protocols[settings.size]
     chosen = choose_rows(paper, settings.rows)
+    for name in settings.imported:
+        paper.row(name)
     here = available()
     require_gpus(settings.gpus_per_worker, here)
     cache = settings.cache or default_cache()
     prepared = prepare_dataset(settings.data, prepare_settings(protocol, settings.seed), cache, map_cases)
-    trainings = [_training(settings, row, prepared, started) for row in paper.rows]
+    trainings = [_training(settings, row, prepared, started) for row in paper.rows if row.architecture is not None]
+    for training in trainings[:1]:
+        check_fits(training.job.config, prepared)
     tracker = _tracker(settings, prepared)
     _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out)
     for training in trainings:
@@ -103,7 +110,8 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         size=settings.size,
         protocol=protocol,
         prepared=prepared,
-        results={t.row.name: result for t in trainings if (result := t.result) is not None},
+        results={t.row.name: result for t in trainings if (result := t.result) is not None}
+        | {name: _imported(name, folder, prepared) for name, folder in settings.imported.items()},
         networks={t.row.name: (o.config, t.folder / str(o.weights)) for t in trainings if (o := t.outcome) is not None},
         costs={t.row.name: cost for t in trainings if (cost := _cost(settings, t, map_cases)) is not None},
     )
@@ -117,12 +125,15 @@ def choose_rows(paper: Paper, names: Sequence[str]) -> tuple[Row, ...]:
     """Return the rows that are asked for, in the paper's order; an unknown name raises `UserError`."""
     wanted = [name for name in names if name not in ("core", "all", "none")]
     named = {paper.row(name).name for name in wanted}
-    return tuple(row for row in paper.rows if "all" in names or ("core" in names and row.core) or row.name in named)
+    for name in sorted(named):
+        architecture_of(paper.row(name))
+    trainable = (row for row in paper.rows if row.architecture is not None)
+    return tuple(row for row in trainable if "all" in names or ("core" in names and row.core) or row.name in named)
 
 
 def slug(name: str) -> str:
-    """Return a row's name as a file name: `U-Netmer <1|2>` becomes `u-netmer-1-2`."""
-    return re.sub(r"[^a-z0-9+]+", "-", name.lower()).strip("-")
+    """Return a row's name as a file name: `U-Netmer <1|2>` becomes `u-netmer-1-2`, `UNet#` `unet-sharp`."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("#", "-sharp ")).strip("-")
 
 
 def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, started: float) -> RowTraining:
@@ -181,6 +192,12 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
         epochs=outcome.epochs,
         cases=tuple(read(measure_item, items, f"Testing {training.row.name}")),
     ).save(training.folder / RESULT)
+
+
+def _imported(name: str, folder: Path, prepared: Prepared) -> RowResult:
+    """Return the test of masks that another tool made."""
+    cases = tuple(measure_mask(folder, prepared, case) for case in prepared.splits.locked)
+    return RowResult(row=name, parameters=0, steps=0, seconds=0.0, epochs=(), cases=cases)
 
 
 def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapCases) -> Cost | None:

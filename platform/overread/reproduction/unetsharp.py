@@ -1,0 +1,318 @@
+"""UNet# (Qian et al. 2022), 2-D: Table 1 left, Table 2 (backbones), Table 3, Figures 5-7 for one data set.
+
+The paper trains every model for 100 epochs of batch 128 by Adam at 1e-3 (cosine), with flips, rotations and changes of
+intensity, and reports IoU. `small` keeps loss, optimiser, schedule and the 96 pixels of the nuclei set, and makes the
+rest fit two CPU cores: half of the width, a fixed number of smaller steps. Published IoU is that of all pixels of a
+batch together; ours is given per image (mean, sd) and of all pixels of the test split ("pooled"), and Dice also in the
+paper's soft form (2 sum p y) / (sum p^2 + sum y^2), which may be below the IoU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from overread.records import AugmentConfig, OptimiserConfig
+from overread.reproduction.measuring import TestCase, open_test_case
+from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.printed import printed_text
+from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.writing import NOT_TRAINED, difference, percent
+from overread.review import figures
+from overread.review.tables import Grid
+
+if TYPE_CHECKING:
+    from overread.ensemble.pruning import LevelCost
+
+NAME = "unetsharp"
+DATASETS = {"dsb": "Dsb2018", "brats": "BraTs19", "lits": "Lits17", "lidc": "LIDC", "luna": "Luna16"}
+"""Part of a data set's name (in lower case) to the paper's name of it."""
+DEEP: Mapping[str, Any] = {"deep_supervision": True}
+WIRINGS = {"UNet": "plain", "WUNet": "plain", "UNet2+": "nested", "UNet3+": "full_scale", "UNet#": "sharp"}
+SUPERVISED = ("UNet2+", "UNet3+", "UNet#")
+"""Models with and without deep supervision."""
+SHARP, SHARP_DEEP, GUIDED = "UNet#", "UNet# DS", "UNet# CGM"
+ENCODERS = {"VGG16": "vgg16", "R101": "resnet101"}
+LEVELS = (1, 2, 3, 4)
+COMPARATORS = {
+    "PSPNet": "pspnet",
+    "DeepLabV3+": "deeplab_v3_plus",
+    "ENet": "enet",
+    "nnU-Net": None,
+    "AttnUNet": "attention_unet",
+    "DUNet": "dunet",
+    "RA-UNet": "ra_unet",
+    "TransUNet": "transunet",
+}
+"""Models of Table 3 by printed name; nnU-Net is another tool, whose masks can be imported."""
+
+
+def grid_rows(wirings: Mapping[str, str], supervised: tuple[str, ...], options: Mapping[str, Any]) -> tuple[Row, ...]:
+    """Return the rows of Table 1, each model and then itself with deep supervision."""
+    rows = []
+    for name, wiring in wirings.items():
+        own = {"wiring": wiring} | dict(options)
+        if name.startswith("W"):
+            own["width"] = {32: 35, 16: 18}[own.get("width", 32)]
+        rows.append(Row(name=name, architecture="unet_sharp", options=own, core=not name.startswith("W")))
+        if name in supervised:
+            rows.append(Row(name=f"{name} DS", architecture="unet_sharp", options=own | dict(DEEP), core=True))
+    return tuple(rows)
+
+
+def _rows() -> tuple[Row, ...]:
+    backbones = [
+        Row(name=f"{name} {label}", architecture="unet_sharp", options={"wiring": WIRINGS[name], "encoder": encoder})
+        for name in ("UNet", "UNet#")
+        for label, encoder in ENCODERS.items()
+    ]
+    return (
+        *grid_rows(WIRINGS, SUPERVISED, {}),
+        Row(name="UNet# direct", architecture="unet_sharp", options={"connection": "direct"}),
+        Row(name=GUIDED, architecture="unet_sharp", options=dict(DEEP) | {"guidance": True}),
+        *backbones,
+        *(Row(name=name, architecture=architecture, least_width=8) for name, architecture in COMPARATORS.items()),
+    )
+
+
+TRAINING = OptimiserConfig(name="adam", learning_rate=1e-3, weight_decay=1e-4, schedule="cosine")
+AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=15.0, scale=0.0, intensity=0.1)
+PROTOCOLS = {
+    "paper": Protocol(
+        max_side=96,
+        width=1.0,
+        steps=None,
+        passes=100,
+        batch_size=128,
+        optimiser=TRAINING,
+        augment=AUGMENTATION,
+        merge_labels=True,
+    ),
+    "small": Protocol(
+        max_side=96,
+        width=0.5,
+        steps=1200,
+        batch_size=8,
+        optimiser=TRAINING,
+        augment=AUGMENTATION,
+        validations=6,
+        merge_labels=True,
+    ),
+}
+
+
+def measure(case: TestCase) -> dict[str, float | None]:
+    """Return the sums of the soft Dice and, for each trained level, its IoU and its counts."""
+    import numpy as np
+
+    probabilities = case.probabilities()
+    p, y = 1 - probabilities[0], (case.truth > 0).astype(np.float32)
+    values: dict[str, float | None] = {
+        "soft_overlap": float((p * y).sum()),
+        "soft_total": float((p * p).sum() + (y * y).sum()),
+    }
+    for variant in case.segmenter.variants():
+        if "level" in variant.options:
+            mask = case.probabilities(variant).argmax(0).astype(np.uint8)
+            values[f"{variant.name}_jaccard"] = case.rates(mask)["jaccard"]
+            values |= case.counts(mask, f"{variant.name}_")
+    return values
+
+
+# ---------------------------------------------------------------- tables
+
+
+def exhibits(findings: Findings) -> tuple[Grid, ...]:
+    """Return Tables 1 to 3, paired differences, the pruning levels, and what guidance does to empty images."""
+    dataset = paper_dataset(findings.dataset)
+    first = [row.name for row in findings.rows() if row.name.removesuffix(" DS") in (*WIRINGS, "UNet# direct")]
+    second = [row.name for row in findings.rows() if row.name.split(" ")[-1] in ENCODERS]
+    third = [*COMPARATORS, SHARP, GUIDED]
+    tables = [
+        table_of_models(findings, "Table 1: IoU with and without deep supervision (DS)", "1", first, dataset),
+        table_of_models(findings, "Table 2: backbones", "2", second, dataset),
+        table_of_models(findings, "Table 3: other models", "3", third, dataset),
+        differences(findings, [(SHARP, "UNet"), (SHARP_DEEP, "UNet"), (SHARP_DEEP, SHARP), (GUIDED, SHARP_DEEP)]),
+        table_of_levels(findings),
+    ]
+    if any(not case.has_foreground for result in findings.results.values() for case in result.cases):
+        tables.append(_table_of_normals(findings))
+    return tuple(tables)
+
+
+def paper_dataset(name: str) -> str | None:
+    """Return the paper's name of a data set, or None for one that it did not use."""
+    return next((theirs for part, theirs in DATASETS.items() if part in name.lower()), None)
+
+
+def pooled_iou(result: RowResult, name: str = "") -> float | None:
+    """Return the IoU of all voxels of all test cases together; `name` chooses another reading."""
+    tp, apart = (sum(result.values(f"{name}{count}")) for count in ("tp", "fp"))
+    union = tp + apart + sum(result.values(f"{name}fn"))
+    return tp / union if union else None
+
+
+def soft_dice(result: RowResult) -> float | None:
+    """Return the paper's Dice of probabilities, of all voxels of all test cases together."""
+    total = sum(result.values("soft_total"))
+    return 2 * sum(result.values("soft_overlap")) / total if total else None
+
+
+def share(value: float | None) -> str:
+    """Return a share in per cent."""
+    return "–" if value is None else f"{100 * value:.2f}"  # noqa: RUF001
+
+
+def table_of_models(findings: Findings, title: str, table: str, names: list[str], dataset: str | None) -> Grid:
+    """Return IoU and Dice of models, ours beside print."""
+    rows = []
+    for name in names:
+        result = findings.results.get(name)
+        ours = (NOT_TRAINED,) * 4
+        if result is not None:
+            jaccard, dice = (percent(result.summary(measure)) for measure in ("jaccard", "dice"))
+            ours = (jaccard, share(pooled_iou(result)), dice, share(soft_dice(result)))
+        prints = [printed_text(NAME, table, name, dataset, metric) for metric in ("iou", "dice")]
+        rows.append((name, *ours, *prints))
+    columns = (
+        "model",
+        "IoU, ours",
+        "pooled IoU, ours",
+        "Dice, ours",
+        "soft Dice, ours",
+        "IoU, printed",
+        "Dice, printed",
+    )
+    return Grid(title, columns, tuple(rows))
+
+
+def differences(findings: Findings, pairs: list[tuple[str, str]]) -> Grid:
+    """Return paired differences of IoU between models that are trained."""
+    rows = []
+    for name, other in pairs:
+        mine, theirs = findings.results.get(name), findings.results.get(other)
+        if mine is not None and theirs is not None:
+            rows.append((f"{name} minus {other}", difference(mine.compared(theirs, "jaccard"))))
+    return Grid("Paired differences of IoU, points", ("models", "mean (95 % interval by group)"), tuple(rows))
+
+
+def level_costs(findings: Findings) -> dict[int, LevelCost]:
+    """Measure what each level of the deeply supervised UNet# costs alone, where that row is trained."""
+    from overread.ensemble.pruning import level_cost, levels_of
+
+    if SHARP_DEEP not in findings.networks or SHARP_DEEP not in findings.results:
+        return {}
+    case = _any_case(findings)
+    channels, size = case.config.in_channels, case.config.patch_size
+    return {
+        variant.options["level"]: level_cost(case.segmenter, variant, in_channels=channels, size=size)
+        for variant in levels_of(case.segmenter)
+    }
+
+
+def table_of_levels(findings: Findings) -> Grid:
+    """Return what the levels of the deeply supervised UNet# cost and read (Fig. 7 in figures)."""
+    rows = []
+    costs = level_costs(findings)
+    for level, cost in costs.items():
+        result = findings.results[SHARP_DEEP]
+        rows.append(
+            (
+                f"L{level}",
+                f"{cost.parameters:,}",
+                f"{cost.flops / 1e9:.3f}",
+                f"{1 / cost.seconds:.0f}",
+                percent(result.summary(f"level_{level}_jaccard")),
+                share(pooled_iou(result, f"level_{level}_")),
+            )
+        )
+    columns = ("level", "parameters", "GFLOPs per image", "images per second", "IoU", "pooled IoU")
+    return Grid(f"Figure 7 in figures: pruning levels of {SHARP_DEEP}", columns, tuple(rows))
+
+
+def _table_of_normals(findings: Findings) -> Grid:
+    """Return how often foreground is found in images without any."""
+    rows = []
+    for name in (SHARP, SHARP_DEEP, GUIDED):
+        result = findings.results.get(name)
+        if result is not None:
+            normal = [case for case in result.cases if not case.has_foreground]
+            found = sum(1 for case in normal if (case.values.get("fp") or 0) > 0)
+            dice = percent(result.summary("dice", foreground_only=True))
+            rows.append((name, f"{found} of {len(normal)}", share(found / len(normal)), dice))
+    columns = ("model", "normal images with foreground", "false-positive rate", "Dice of images with foreground")
+    return Grid("Images without foreground", columns, tuple(rows))
+
+
+# ---------------------------------------------------------------- figures
+
+
+def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Write the figures as far as their rows are trained; return those written."""
+    makers = (_boxes, _levels, _examples)
+    return tuple(path for maker in makers if (path := maker(findings, folder)) is not None)
+
+
+def _boxes(findings: Findings, folder: Path) -> Path | None:
+    """Figs. 5 and 6: the spread of IoU over the test images."""
+    trained = findings.trained([row.name for row in findings.rows()])
+    if not trained:
+        return None
+    path = folder / "fig05-06-iou.png"
+    with figures.drawing(path, width=1.5 + len(trained)) as axes:
+        values = {result.row: result.values("jaccard") for result in trained}
+        figures.boxes(axes, values, f"Figs. 5, 6: IoU of the test images (n = {len(trained[0].cases)})", "IoU")
+    return path
+
+
+def _levels(findings: Findings, folder: Path) -> Path | None:
+    """Fig. 7: parameters, speed and IoU of the pruning levels."""
+    costs = level_costs(findings)
+    if not costs:
+        return None
+    result = findings.results[SHARP_DEEP]
+    iou = {level: result.summary(f"level_{level}_jaccard").mean or 0.0 for level in costs}
+    return figures.pruning_levels(folder / "fig07-pruning.png", list(costs.values()), iou, len(result.cases))
+
+
+def _examples(findings: Findings, folder: Path) -> Path | None:
+    """Test images from the worst to the best of UNet#, with truth and the masks of U-Net and UNet#."""
+    names = [name for name in ("UNet", SHARP_DEEP) if name in findings.networks and name in findings.results]
+    if len(names) < 2:
+        return None
+    cases = [case for case in findings.results[SHARP_DEEP].cases if case.has_foreground]
+    ranked = sorted(cases, key=lambda case: case.values["jaccard"] or 0.0)
+    chosen = [ranked[round(i * (len(ranked) - 1) / 7)].case for i in range(8)] if ranked else []
+    panels = []
+    for case_id in dict.fromkeys(chosen):
+        image, (place, truth) = findings.shown_slice(case_id)
+        masks = {"truth": truth}
+        for name in names:
+            case = _opened(findings, name, case_id)
+            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
+        panels.append(figures.Contoured(case_id[:12], image, masks))
+    return figures.contoured(folder / "examples.png", panels)
+
+
+def _opened(findings: Findings, name: str, case_id: str) -> TestCase:
+    config, weights = findings.networks[name]
+    return open_test_case(name, config, str(weights), findings.prepared, case_id)
+
+
+def _any_case(findings: Findings) -> TestCase:
+    return _opened(findings, SHARP_DEEP, findings.results[SHARP_DEEP].cases[0].case)
+
+
+PAPERS.add(
+    NAME,
+    Paper(
+        name=NAME,
+        title="UNet# (Qian et al. 2022)",
+        rows=_rows(),
+        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        measure=measure,
+        exhibits=exhibits,
+        pictures=pictures,
+    ),
+)
