@@ -28,7 +28,7 @@ def test_every_row_builds_at_every_size(paper: str) -> None:
             with torch.device("meta"):
                 losses = {name: weight for name, weight in protocol.losses.items() if name in loss_terms(row)}
                 architecture.build(
-                    options_at(row, protocol.width),
+                    options_at(row, protocol.width, protocol.options),
                     in_channels=1,
                     classes=2,
                     spatial_dims=protocol.spatial_dims,

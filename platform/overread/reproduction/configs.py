@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from overread.architectures import ARCHITECTURES, Architecture, build_segmenter
 from overread.data.batches import default_patch_size
 from overread.errors import UserError
@@ -31,7 +33,7 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> T
     dims = protocol.spatial_dims
     config = TrialConfig(
         architecture=architecture_of(row).name,
-        options=options_at(row, protocol.width),
+        options=options_at(row, protocol.width, protocol.options),
         losses={name: weight for name, weight in protocol.losses.items() if name in loss_terms(row)},
         in_channels=len(prepared.preprocessing.channels),
         classes=prepared.classes,
@@ -57,12 +59,13 @@ def architecture_of(row: Row) -> Architecture:
     return ARCHITECTURES[row.architecture]
 
 
-def options_at(row: Row, share: float) -> dict[str, object]:
-    """Return a row's options at a share of its published width."""
+def options_at(row: Row, share: float, smaller: Mapping[str, object] | None = None) -> dict[str, object]:
+    """Return a row's options at a share of its published width, with those of `smaller` that its architecture has."""
     architecture = architecture_of(row)
     published = architecture.options.from_json(dict(architecture.published.options) | dict(row.options)).to_json()
     width = max(row.least_width, round(published["width"] * share))
-    return dict(architecture.published.options) | dict(row.options) | {"width": width}
+    replaced = {name: value for name, value in (smaller or {}).items() if name in published}
+    return dict(architecture.published.options) | dict(row.options) | replaced | {"width": width}
 
 
 def loss_terms(row: Row) -> frozenset[str]:

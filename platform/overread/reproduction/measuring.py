@@ -20,7 +20,7 @@ from overread.data.preprocess import to_class_ids, to_native
 from overread.data.store import load_prepared, open_case
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.metrics.overlap import Counts
+from overread.metrics.overlap import Counts, case_dice
 from overread.metrics.rates import count_case, rates
 from overread.records import MAIN, Prepared, TrialConfig, Variant
 from overread.reproduction.results import CaseMeasures
@@ -89,6 +89,10 @@ class TestCase:
     def rates(self, mask: NDArray[np.integer]) -> dict[str, float | None]:
         """Return all rates of a mask's merged foreground."""
         return rates(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground)
+
+    def class_dice(self, mask: NDArray[np.integer]) -> float:
+        """Return the mean Dice over the foreground classes that mask or truth has."""
+        return case_dice(mask, self.truth, self.prepared.classes).mean
 
     def counts(self, mask: NDArray[np.integer], name: str = "") -> dict[str, float | None]:
         """Return `tp`, `fp` and `fn` of a mask's merged foreground, for pooled measures; `name` is put before them."""

@@ -49,7 +49,9 @@ class Protocol:
     """3: trained on patches of volumes."""
     width: float
     """Share of a row's published width."""
-    steps: int | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that replace those of every row whose architecture has them: what else makes the experiment smaller."""
+    steps: int | None = None
     """Optimiser steps of every row; None: `passes` over the training cases."""
     passes: int | None = None
     """Passes over the training slices, where the paper counts epochs."""

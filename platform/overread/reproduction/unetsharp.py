@@ -48,16 +48,20 @@ COMPARATORS = {
 """Models of Table 3 by printed name; nnU-Net is another tool, whose masks can be imported."""
 
 
-def grid_rows(wirings: Mapping[str, str], supervised: tuple[str, ...], options: Mapping[str, Any]) -> tuple[Row, ...]:
+CORE = tuple(name for name in WIRINGS if not name.startswith("W")) + tuple(f"{name} DS" for name in SUPERVISED)
+
+
+def grid_rows(
+    wirings: Mapping[str, str], supervised: tuple[str, ...], options: Mapping[str, Any], core: tuple[str, ...]
+) -> tuple[Row, ...]:
     """Return the rows of Table 1, each model and then itself with deep supervision."""
     rows = []
     for name, wiring in wirings.items():
         own = {"wiring": wiring} | dict(options)
         if name.startswith("W"):
             own["width"] = {32: 35, 16: 18}[own.get("width", 32)]
-        rows.append(Row(name=name, architecture="unet_sharp", options=own, core=not name.startswith("W")))
-        if name in supervised:
-            rows.append(Row(name=f"{name} DS", architecture="unet_sharp", options=own | dict(DEEP), core=True))
+        made = {name: own} | ({f"{name} DS": own | dict(DEEP)} if name in supervised else {})
+        rows += [Row(name=n, architecture="unet_sharp", options=o, core=n in core) for n, o in made.items()]
     return tuple(rows)
 
 
@@ -68,7 +72,7 @@ def _rows() -> tuple[Row, ...]:
         for label, encoder in ENCODERS.items()
     ]
     return (
-        *grid_rows(WIRINGS, SUPERVISED, {}),
+        *grid_rows(WIRINGS, SUPERVISED, {}, CORE),
         Row(name="UNet# direct", architecture="unet_sharp", options={"connection": "direct"}),
         Row(name=GUIDED, architecture="unet_sharp", options=dict(DEEP) | {"guidance": True}),
         *backbones,
@@ -250,11 +254,11 @@ def _table_of_normals(findings: Findings) -> Grid:
 
 def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
     """Write the figures as far as their rows are trained; return those written."""
-    makers = (_boxes, _levels, _examples)
+    makers = (draw_boxes, _levels, _examples)
     return tuple(path for maker in makers if (path := maker(findings, folder)) is not None)
 
 
-def _boxes(findings: Findings, folder: Path) -> Path | None:
+def draw_boxes(findings: Findings, folder: Path) -> Path | None:
     """Figs. 5 and 6: the spread of IoU over the test images."""
     trained = findings.trained([row.name for row in findings.rows()])
     if not trained:
