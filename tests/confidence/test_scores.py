@@ -3,6 +3,7 @@ import pytest
 
 from overread.confidence.relations import Relations
 from overread.confidence.scores import SCORES, case_confidence, pair_score
+from overread.errors import UserError
 
 LABELS = ("background", "organ", "lesion")
 FIRST = np.array([1, 1, 0, 2, 0])
@@ -69,3 +70,10 @@ def test_pair_score_by_hand() -> None:
     assert pair_score(relations, "1", "4") == 0
     assert pair_score(relations, "2", "4") == 0
     assert pair_score(relations, "4", "8") is None
+
+
+def test_a_score_without_its_readings_is_refused() -> None:
+    """A scale set without 1 has no C_1j."""
+    relations = relations_of(FIRST, SECOND, names="24")
+    with pytest.raises(UserError, match="both readings, but 1 is not among 2, 4: train the network with it"):
+        pair_score(relations, "1", "2")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from overread.data import batches
 from overread.data.batches import BatchSource, crop_or_pad, default_patch_size
 from overread.errors import UserError
 from overread.records import Extra, Needs, Prepared, PreparedCase, PrepareSettings, Preprocessing, Splits, TrialConfig
@@ -197,6 +198,18 @@ def test_crop_or_pad_by_hand() -> None:
     assert crop_or_pad(array, (0, 0, 1), (1, 1, 2)).ravel().tolist() == [1, 2]
     assert crop_or_pad(array, (0, 0, -1), (1, 1, 6)).ravel().tolist() == [0, 0, 1, 2, 3, 0]
     assert crop_or_pad(array, (0, -1, 2), (1, 2, 3)).tolist() == [[[[0, 0, 0], [2, 3, 0]]]]
+
+
+def test_padding_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    prepared = _prepared(tmp_path, [(1, 50, 36)])
+    batches._tell_padding.cache_clear()
+    with caplog.at_level("INFO", logger="overread"):
+        assert default_patch_size(prepared, 2, 1) == (50, 36)
+        assert caplog.messages == []
+        assert default_patch_size(prepared, 2, 64) == default_patch_size(prepared, 2, 64) == (64, 64)
+    assert caplog.messages == [
+        "images of up to 50 x 36 are padded to multiples of 64, which the network needs; readings are cut back"
+    ]
 
 
 def test_default_patch_sizes(tmp_path: Path) -> None:

@@ -242,5 +242,8 @@ def test_threads_are_set_and_the_random_state_of_the_caller_stays(prepared: Prep
 def test_what_the_data_lack_is_told(prepared: Prepared) -> None:
     with pytest.raises(UserError, match="3-D training must have volumes, but data set 'tiny' holds images"):
         worker.check_fits(tiny_config(spatial_dims=3, patch_size=(8, 8, 8)), prepared)
+    with pytest.raises(UserError, match=r"at least half as large as the multiple of 32 .*, but the longest side is 8"):
+        worker.check_fits(tiny_config(options={"size_multiple": 32}), prepared)
+    worker.check_fits(tiny_config(options={"size_multiple": 16}), prepared)
     with pytest.raises(UserError, match="must have the data's 1 channels"):
         worker.check_fits(tiny_config(in_channels=2), prepared)

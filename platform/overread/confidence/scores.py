@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from overread.confidence.relations import Relations
+from overread.errors import UserError
 from overread.records import CaseConfidence
 from overread.registry import Registry
 
@@ -109,8 +110,15 @@ def case_flag(relations: Relations, failed: Iterable[str] = ()) -> str:
 def pair_score(relations: Relations, first: str, second: str) -> float | None:
     """Return C, the Dice of two named readings, mean over the classes that either has (C_ij, Relation U-Net's C).
 
-    None if both are empty: the papers are silent there, and 1 would rank an overlooked lesion as safe.
+    None if both are empty: the papers are silent there, and 1 would rank an overlooked lesion as safe. A reading that
+    is not there, such as `scale_1` of a scale set without 1, raises `UserError`.
     """
+    missing = [name for name in (first, second) if name not in relations.names]
+    if missing:
+        raise UserError(
+            f"a score of {first} and {second} must have both readings, but {' and '.join(missing)} is not among "
+            f"{', '.join(relations.names)}: train the network with it"
+        )
     i, j = relations.names.index(first), relations.names.index(second)
     return mean_defined(relations.pair_dice(i, j, k) for k in range(1, relations.classes))
 

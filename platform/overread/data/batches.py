@@ -6,8 +6,10 @@ batch of a step is the same for any number of workers; worker r takes its sample
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from overread.records import Batch, Needs, Prepared, PreparedCase, TrialConfig
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
 MAX_PATCH_VOXELS = 64 * 64 * 48
 """Largest default 3-D patch: about what a small 3-D network trains on at a few steps per second on a CPU."""
 FOREGROUND_POINTS = 4096
@@ -30,13 +33,31 @@ def default_patch_size(prepared: Prepared, spatial_dims: int, size_multiple: int
     """Return the sizes that hold every prepared case, rounded up to the multiple.
 
     2-D: (H, W). 3-D: (D, H, W), the longest side cut down until the patch has at most `MAX_PATCH_VOXELS` voxels.
+    That images are padded to the multiple, and readings cut back, is logged once.
     """
-    shapes = np.asarray([case.shape for case in prepared.cases])
-    largest = shapes.max(axis=0)[3 - spatial_dims :]
+    largest = largest_sides(prepared, spatial_dims)
+    if any(n % size_multiple for n in largest):
+        _tell_padding(largest, size_multiple)
     size = [-(-int(n) // size_multiple) * size_multiple for n in largest]
     while spatial_dims == 3 and np.prod(size) > MAX_PATCH_VOXELS and max(size) > size_multiple:
         size[size.index(max(size))] -= size_multiple
     return tuple(size)
+
+
+def largest_sides(prepared: Prepared, spatial_dims: int) -> tuple[int, ...]:
+    """Return the largest sides of the prepared cases, (H, W) or (D, H, W)."""
+    shapes = np.asarray([case.shape for case in prepared.cases])
+    return tuple(int(n) for n in shapes.max(axis=0)[3 - spatial_dims :])
+
+
+@cache
+def _tell_padding(sides: tuple[int, ...], multiple: int) -> None:
+    shown = " x ".join(map(str, sides))
+    log.info(
+        "images of up to %s are padded to multiples of %d, which the network needs; readings are cut back",
+        shown,
+        multiple,
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from overread.architectures.contract import Segmenter, build_segmenter, count_parameters
-from overread.data.batches import BatchSource
+from overread.data.batches import BatchSource, largest_sides
 from overread.errors import TrialFailure, UserError
 from overread.records import EpochReport, Prepared, TrialConfig, TrialOutcome, TrialState, VariantScore
 from overread.training import checkpoint, timing
@@ -141,6 +141,13 @@ def check_fits(config: TrialConfig, prepared: Prepared) -> None:
         )
     with torch.device("meta"):
         needs = build_segmenter(config).needs
+    longest = max(largest_sides(prepared, config.spatial_dims))
+    if needs.size_multiple > 2 * longest:
+        raise UserError(
+            f"images must be at least half as large as the multiple of {needs.size_multiple} that "
+            f"{config.architecture} needs, but the longest side is {longest}: "
+            "use smaller scales, fewer pools or levels, or a larger --size"
+        )
     without = [case.id for case in prepared.cases if needs.instances and not case.instances]
     if without:
         raise UserError(
