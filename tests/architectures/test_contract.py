@@ -65,7 +65,7 @@ def test_an_unknown_architecture_lists_the_known() -> None:
 
 def test_an_unknown_spatial_dims_is_refused_for_networks_too() -> None:
     with pytest.raises(UserError, match=r"spatial_dims in \[2\]"):
-        ARCHITECTURES["unet_sharp"].build_network({}, in_channels=1, spatial_dims=3)
+        ARCHITECTURES["uctransnet"].build_network({}, in_channels=1, spatial_dims=3)
 
 
 class PairHeads(Segmenter):

@@ -9,7 +9,6 @@ gated, the finest too; W_g, W_x and psi have biases and BatchNorm; no deep super
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from overread.architectures.blocks import convolution, initialise_he, normalisation
 from overread.architectures.contract import Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.architectures.unet import UNet, UNetOptions
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -93,17 +92,7 @@ def _projection(spatial_dims: int, inputs: int, outputs: int) -> nn.Sequential:
     spatial_dims=(2, 3),
     network=AttentionUNet,
 )
-class AttentionUNetSegmenter(SoftmaxSegmenter):
+class AttentionUNetSegmenter(PlainSegmenter):
     """Attention U-Net with a softmax head. Loss: cross-entropy, as U-Netmer trains it; the paper's is `dice`."""
 
-    def __init__(
-        self,
-        options: AttentionUNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = AttentionUNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = AttentionUNet

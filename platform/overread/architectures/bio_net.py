@@ -14,7 +14,6 @@ iteration but the last, the norm of an output that nobody reads: they are not ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import convolution, initialise_he, max_pool
 from overread.architectures.contract import Features, Network, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import Variant
@@ -164,18 +163,7 @@ class BiONet(Network):
     published=Published(in_channels=3, classes=2, size=(256, 256)),
     network=BiONet,
 )
-class BiONetSegmenter(SoftmaxSegmenter):
+class BiONetSegmenter(PlainSegmenter):
     """BiO-Net with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: BiONetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(
-            BiONet(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
-        )
+    network_class = BiONet

@@ -11,7 +11,7 @@ Differs from that code: maps smaller than the reflection repeat their edge, wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import convolution, normalisation, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -182,18 +182,7 @@ class ConvUNeXt(EncoderDecoder):
     spatial_dims=(2, 3),
     network=ConvUNeXt,
 )
-class ConvUNeXtSegmenter(SoftmaxSegmenter):
+class ConvUNeXtSegmenter(PlainSegmenter):
     """ConvUNeXt with a softmax head. Loss: cross-entropy, as U-Netmer compares it."""
 
-    def __init__(
-        self,
-        options: ConvUNeXtOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(
-            ConvUNeXt(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
-        )
+    network_class = ConvUNeXt

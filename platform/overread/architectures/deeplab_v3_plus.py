@@ -16,7 +16,6 @@ running statistics (`blocks.PooledNorm`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +24,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.blocks import ConvUnit, PooledNorm, convolution, initialise_he, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.encoders import build_encoder
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import Variant
@@ -138,22 +137,12 @@ class DeepLabV3Plus(EncoderDecoder):
         )
     },
 )
-class DeepLabV3PlusSegmenter(SoftmaxSegmenter):
+class DeepLabV3PlusSegmenter(PlainSegmenter):
     """DeepLabv3+ with a softmax head. Published loss: cross-entropy."""
 
     network: DeepLabV3Plus
 
-    def __init__(
-        self,
-        options: DeepLabV3PlusOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = DeepLabV3Plus(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = DeepLabV3Plus
 
     def logits(self, images: Tensor, variant: Variant | None = None) -> Tensor:
         """Map (B, C, H, W) to logits (B, K, H, W): those of the coarse map, upsampled."""

@@ -13,7 +13,6 @@ authors' later code is a smaller network, 16..128 channels, with deformable unit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -23,7 +22,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest, normalisation
 from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.deformable import DeformableConv
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -114,17 +113,7 @@ def _units(deformable: bool, *channels: int) -> nn.Sequential:
     published=Published(in_channels=1, classes=2, size=(48, 48)),
     network=DUNet,
 )
-class DUNetSegmenter(SoftmaxSegmenter):
+class DUNetSegmenter(PlainSegmenter):
     """DUNet with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: DUNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = DUNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = DUNet

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from overread.architectures.blocks import convolution
 from overread.architectures.contract import Losses, Network, Segmenter
 from overread.errors import UserError
+from overread.jsonio import JsonRecord
 from overread.losses import cross_entropy, dice_loss, focal_loss, lovasz_hinge
 from overread.records import Batch, Needs, Readings, Variant
 
@@ -156,6 +158,26 @@ class SoftmaxSegmenter(HeadSegmenter):
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         """Return `ce`, `dice` (where weighted) and "loss"."""
         return softmax_losses(self.logits(batch.images), batch.soft_targets(self.classes), self.loss_weights)
+
+
+class PlainSegmenter(SoftmaxSegmenter):
+    """A softmax head on one class of Network: all that most architectures need. Subclasses name the class."""
+
+    network_class: ClassVar[Callable[..., Network]]
+    kernel: ClassVar[int] = 1
+    """Of the head."""
+
+    def __init__(
+        self,
+        options: JsonRecord,
+        *,
+        in_channels: int,
+        classes: int,
+        spatial_dims: int = 2,
+        losses: Mapping[str, float] | None = None,
+    ) -> None:
+        network = type(self).network_class(options, in_channels=in_channels, spatial_dims=spatial_dims)
+        super().__init__(network, classes=classes, kernel=self.kernel, losses=losses)
 
 
 class SigmoidSegmenter(HeadSegmenter):

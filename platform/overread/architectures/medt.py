@@ -22,7 +22,6 @@ epochs); the deepest map of a patch may have an odd side; convolutions start as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +30,7 @@ from torch import Tensor, nn
 
 from overread.architectures.blocks import convolution, initialise_he
 from overread.architectures.contract import Features, Network, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.architectures.unetmer import from_patches, to_patches
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -248,17 +247,7 @@ class MedT(Network):
     published=Published(in_channels=3, classes=2, size=(128, 128)),
     network=MedT,
 )
-class MedTSegmenter(SoftmaxSegmenter):
+class MedTSegmenter(PlainSegmenter):
     """MedT with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: MedTOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = MedT(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = MedT

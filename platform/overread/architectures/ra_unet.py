@@ -16,7 +16,6 @@ and 2 classes; the code has one sigmoid map, so 865 and 289 fewer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,7 +23,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest, normalisation
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -164,19 +163,10 @@ class RAUNet(EncoderDecoder):
     },
     network=RAUNet,
 )
-class RAUNetSegmenter(SoftmaxSegmenter):
+class RAUNetSegmenter(PlainSegmenter):
     """RA-UNet with a 3x3 softmax head. Published loss: Dice."""
 
     default_losses = {"ce": 0.0, "dice": 1.0}  # noqa: RUF012  (declared a ClassVar by Segmenter)
 
-    def __init__(
-        self,
-        options: RAUNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = RAUNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, kernel=3, losses=losses)
+    network_class = RAUNet
+    kernel = 3

@@ -12,7 +12,7 @@ its figure has identities although the channels change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +27,7 @@ from overread.architectures.blocks import (
     upsample,
 )
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -136,18 +136,7 @@ class ResUnet(EncoderDecoder):
     spatial_dims=(2, 3),
     network=ResUnet,
 )
-class ResUnetSegmenter(SoftmaxSegmenter):
+class ResUnetSegmenter(PlainSegmenter):
     """ResUnet with a softmax head. Loss: cross-entropy, as U-Netmer compares it (the paper's is the squared error)."""
 
-    def __init__(
-        self,
-        options: ResUnetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(
-            ResUnet(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
-        )
+    network_class = ResUnet

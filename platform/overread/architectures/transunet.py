@@ -13,14 +13,13 @@ one channel. The official weights (.npz, ImageNet-21k) are not loaded: all weigh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import ConvUnit, initialise_he, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.architectures.resnet_v2 import R50, ResNetV2
 from overread.architectures.transformer import Encoder, PositionGrid
 from overread.errors import UserError
@@ -171,19 +170,10 @@ class TransUNet(EncoderDecoder):
     also={"r50_vit": Published(in_channels=3, classes=9, size=(224, 224), options={"skips": 0})},
     network=TransUNet,
 )
-class TransUNetSegmenter(SoftmaxSegmenter):
+class TransUNetSegmenter(PlainSegmenter):
     """TransUNet with a 3x3 softmax head. Published loss: cross-entropy and Dice in equal parts."""
 
     default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
 
-    def __init__(
-        self,
-        options: TransUNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = TransUNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, kernel=3, losses=losses)
+    network_class = TransUNet
+    kernel = 3

@@ -21,7 +21,6 @@ nearest upsampling, with which it commutes, at 1/256 to 1/4 of the cost; convolu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -37,7 +36,7 @@ from overread.architectures.blocks import (
     normalisation,
 )
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.architectures.transformer import PositionGrid
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -221,19 +220,9 @@ class UCTransNet(EncoderDecoder):
     published=Published(in_channels=3, classes=2, size=(224, 224)),
     network=UCTransNet,
 )
-class UCTransNetSegmenter(SoftmaxSegmenter):
+class UCTransNetSegmenter(PlainSegmenter):
     """UCTransNet with a softmax head. Published loss: cross-entropy and Dice in equal parts."""
 
     default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
 
-    def __init__(
-        self,
-        options: UCTransNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = UCTransNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = UCTransNet

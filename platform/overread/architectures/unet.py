@@ -8,7 +8,6 @@ layers in 3-D. Dropout, at the end of the contracting path as in the paper, is o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +22,7 @@ from overread.architectures.blocks import (
     transposed_up,
 )
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -104,18 +103,7 @@ class UNet(EncoderDecoder):
     spatial_dims=(2, 3),
     network=UNet,
 )
-class UNetSegmenter(SoftmaxSegmenter):
+class UNetSegmenter(PlainSegmenter):
     """U-Net with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: UNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(
-            UNet(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
-        )
+    network_class = UNet

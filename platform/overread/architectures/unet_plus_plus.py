@@ -9,7 +9,6 @@ and so no pruning; zero padding and BatchNorm throughout; the same layers in 3-D
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -93,17 +92,7 @@ class UNetPlusPlus(EncoderDecoder):
     spatial_dims=(2, 3),
     network=UNetPlusPlus,
 )
-class UNetPlusPlusSegmenter(SoftmaxSegmenter):
+class UNetPlusPlusSegmenter(PlainSegmenter):
     """U-Net++ with a softmax head. Loss: cross-entropy, as U-Netmer trains it; the paper's is 0.5 `ce` + `dice`."""
 
-    def __init__(
-        self,
-        options: UNetPlusPlusOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = UNetPlusPlus(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = UNetPlusPlus

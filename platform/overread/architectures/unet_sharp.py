@@ -161,8 +161,7 @@ class UNetSharp(Network):
     def features(self, x: Tensor, variant: Variant | None = None) -> Features:
         """Map (B, C, *S) to X^{0,l} (B, width, *S); deep: X^{0,1..l} (B, width, *S) and the diagonal X^{i,l-i}.
 
-        l is the variant's `level`, or L. Nodes above it beyond the encoder are not computed. Maps of level 0 have the full
-        size.
+        l is the variant's `level`, or L; decoder nodes above it are not computed. Maps of level 0 have the full size.
         """
         self.check(x)
         level = self.options.level if variant is None else variant.options.get("level", self.options.level)

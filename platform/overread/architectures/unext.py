@@ -13,7 +13,6 @@ the last part is smaller.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +21,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import convolution, initialise_he, max_pool, normalisation, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -168,20 +167,9 @@ class UNeXt(EncoderDecoder):
     published=Published(in_channels=3, classes=2, size=(256, 256)),
     network=UNeXt,
 )
-class UNeXtSegmenter(SoftmaxSegmenter):
+class UNeXtSegmenter(PlainSegmenter):
     """UNeXt with a softmax head. Published loss: half the cross-entropy plus Dice."""
 
     default_losses: ClassVar[dict[str, float]] = {"ce": 0.5, "dice": 1.0}
 
-    def __init__(
-        self,
-        options: UNeXtOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(
-            UNeXt(options, in_channels=in_channels, spatial_dims=spatial_dims), classes=classes, losses=losses
-        )
+    network_class = UNeXt
