@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from overread.errors import UserError
 from overread.search.budget import suggest_point
 from overread.search.space import (
     SpaceContext,
+    fitting_architectures,
     known_spaces,
     load_space,
     make_config,
@@ -47,6 +49,17 @@ def test_families_of_a_joint_space_and_of_a_single_one() -> None:
     assert space_architectures("unet", load_space("unet")) == ("unet",)
     with pytest.raises(UserError, match="unknown architecture of this space 'resnet'"):
         space_architectures("panel", panel, ("resnet",))
+
+
+def test_what_the_data_cannot_train_is_left_out_of_all_and_refused_by_name(tmp_path: Path) -> None:
+    panel, prepared = load_space("panel"), tiny_prepared(tmp_path)
+    every = fitting_architectures("panel", panel, ("all",), prepared)
+    assert set(space_architectures("panel", panel, ("all",))) - set(every) == {"mask_rcnn"}
+    assert set(fitting_architectures("panel", panel, (), prepared)) == set(panel.DEFAULT)
+    with pytest.raises(UserError, match="mask_rcnn must have instances of every case, but data set 'tiny' lacks them"):
+        fitting_architectures("panel", panel, ("unet", "mask_rcnn"), prepared)
+    with_instances = replace(prepared, cases=tuple(replace(case, instances=True) for case in prepared.cases))
+    assert "mask_rcnn" in fitting_architectures("panel", panel, ("all",), with_instances)
 
 
 def test_points_are_those_of_the_families_at_the_largest_width() -> None:

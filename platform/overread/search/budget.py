@@ -17,7 +17,7 @@ from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import Prepared, TrialConfig
 from overread.search.settings import SearchSettings
-from overread.search.space import SpaceContext, load_space, make_config, points, space_architectures
+from overread.search.space import SpaceContext, fitting_architectures, load_space, make_config, points
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 BATCH_SIZES_CPU, BATCH_SIZES_GPU = (8, 4), (16, 8)
@@ -98,7 +98,7 @@ def plan(
     Raises `UserError` for an unknown space or architecture, or when a trial needs more workers than there are CPUs.
     """
     module = load_space(settings.space, settings.spaces_dir)
-    families = space_architectures(settings.space, module, settings.architectures)
+    families = fitting_architectures(settings.space, module, settings.architectures, prepared)
     seconds = settings.time_budget_s if seconds is None else seconds
     concurrency, slots, threads = share_cpus(settings, cpus, gpus, TRAININGS_PER_FAMILY * len(families), cpus_per_node)
     at_once = slots * len(settings.workers_per_trial) / sum(settings.workers_per_trial)

@@ -8,7 +8,14 @@ from overread.cluster.session import Resources, require_gpus
 from overread.records import Prepared
 from overread.search import budget
 from overread.search.settings import SearchSettings
-from overread.search.space import SpaceContext, load_space, make_config, points, space_architectures
+from overread.search.space import (
+    SpaceContext,
+    fitting_architectures,
+    load_space,
+    make_config,
+    points,
+    space_architectures,
+)
 
 
 def check_search(settings: SearchSettings, cpus: int, gpus: float = 0.0, prepared: Prepared | None = None) -> None:
@@ -29,6 +36,7 @@ def check_search(settings: SearchSettings, cpus: int, gpus: float = 0.0, prepare
     if prepared is None:
         return
     prepared.splits.fold(settings.fold)
+    families = fitting_architectures(settings.space, module, settings.architectures, prepared)
     dims = prepared.preprocessing.spatial_dims
     context = SpaceContext(
         spatial_dims=dims,

@@ -7,6 +7,7 @@ worker, and a user's own folder of spaces works like the built-in one.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from overread.errors import UserError, unknown_name
 from overread.records import AugmentConfig, OptimiserConfig, Prepared, TrialConfig
 
+log = logging.getLogger(__name__)
 ALL = "all"
 """Instead of names of architectures: every family of a joint space."""
 
@@ -85,6 +87,34 @@ def space_architectures(name: str, module: ModuleType, chosen: Sequence[str] = (
             raise unknown_name("architecture of this space", architecture, (ALL, *found))
     wanted = chosen or getattr(module, "DEFAULT", found)
     return tuple(architecture for architecture in found if architecture in wanted)
+
+
+def fitting_architectures(name: str, module: ModuleType, chosen: Sequence[str], prepared: Prepared) -> tuple[str, ...]:
+    """Return the families to search that the data can train; of `all` the others are left out, a named one raises."""
+    families = space_architectures(name, module, chosen)
+    reasons = {family: reason for family in families if (reason := unsuited(family, prepared))}
+    if reasons and ALL not in chosen:
+        raise UserError(*(f"{family} {reason}: choose another architecture" for family, reason in reasons.items()))
+    for family, reason in reasons.items():
+        log.info("%s is left out: it %s", family, reason)
+    return tuple(family for family in families if family not in reasons)
+
+
+def unsuited(family: str, prepared: Prepared) -> str | None:
+    """Return why an architecture cannot be trained on the data at any setting, or None."""
+    import torch
+
+    from overread.architectures import ARCHITECTURES
+
+    architecture = ARCHITECTURES[family]
+    dims = prepared.preprocessing.spatial_dims
+    if min(architecture.spatial_dims) > dims:
+        return f"must have volumes, but data set '{prepared.dataset}' holds images"
+    with torch.device("meta"):
+        built = architecture.build({}, in_channels=1, classes=2, spatial_dims=min(architecture.spatial_dims))
+    if built.needs.instances and not all(case.instances for case in prepared.cases):
+        return f"must have instances of every case, but data set '{prepared.dataset}' lacks them"
+    return None
 
 
 def points(module: ModuleType, context: SpaceContext) -> tuple[dict[str, Any], ...]:
