@@ -10,6 +10,7 @@ from overread.data.preprocess import (
     resize_matrix,
     to_class_ids,
     to_native,
+    to_native_ids,
     to_prepared_mask,
 )
 from overread.errors import UserError
@@ -149,3 +150,12 @@ def test_foreign_images_are_refused() -> None:
         preprocess_image(np.zeros((1, 4, 4)), _preprocessing(axis=2))
     with pytest.raises(UserError, match=r"must have 1 channels \(x\), but this one has 3"):
         preprocess_image(np.zeros((3, 4, 4)), _preprocessing(axis=None))
+
+
+def test_ids_go_back_to_the_native_grid_without_mixing() -> None:
+    ids = np.array([[[1, 700], [0, 3]]], np.int32)
+    flat = to_native_ids(ids, (4, 3), _preprocessing(None))
+    assert flat.dtype == np.int32
+    assert flat.tolist() == [[1, 700, 700], [1, 700, 700], [0, 3, 3], [0, 3, 3]]
+    # slices lie along the native axis 2: (D, H, W) = (1, 2, 2) goes to (X, Y, Z) = (2, 2, 1)
+    assert to_native_ids(ids, (2, 2, 1), _preprocessing(2))[..., 0].tolist() == [[1, 700], [0, 3]]

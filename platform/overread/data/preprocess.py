@@ -132,6 +132,15 @@ def to_native(
     return resized[:, 0] if axis is None else np.moveaxis(resized, 1, axis + 1)
 
 
+def to_native_ids(ids: NDArray[Number], native_shape: Sequence[int], preprocessing: Preprocessing) -> NDArray[Number]:
+    """Return ids (D, H, W) in the native grid, by nearest neighbour: what `to_native` cannot do, ids do not mix."""
+    axis = preprocessing.slice_axis
+    height, width = (n for a, n in enumerate(native_shape) if a != axis)
+    rows, columns = _nearest(ids.shape[1], height), _nearest(ids.shape[2], width)
+    resized = np.ascontiguousarray(ids[:, rows[:, None], columns[None, :]])
+    return resized[0] if axis is None else np.moveaxis(resized, 0, axis)
+
+
 def _slices_first(array: NDArray[Any], preprocessing: Preprocessing) -> NDArray[Any]:
     """(N, *native) -> (N, D, H, W)."""
     axis = preprocessing.slice_axis

@@ -1,8 +1,10 @@
-"""Speed and memory of a model: a few training steps on random data, in a task of its own."""
+"""Speed and memory of a model: a few training steps on random data, in a process of its own."""
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from overread.architectures import Architecture, Published, build_segmenter, count_parameters
@@ -54,7 +56,16 @@ def _nearest_setting(architecture: Architecture, row: Row) -> Published:
 
 
 def measure_cost(item: CostItem) -> Cost:
-    """Train a model for a few steps and return what they took; the loss and its gradients must be finite."""
+    """Train a model for a few steps in a new process and return what they took.
+
+    A process that trained another model before holds memory that its allocator gives the next: its peak says nothing.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(measure_here, item).result()
+
+
+def measure_here(item: CostItem) -> Cost:
+    """Train a model for a few steps in this process; the loss and its gradients must be finite."""
     import torch
 
     from overread.training.augment import Share

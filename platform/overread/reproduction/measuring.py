@@ -6,7 +6,7 @@ import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,23 @@ from numpy.typing import NDArray
 from overread.confidence.relations import Relations
 from overread.confidence.scores import pair_score
 from overread.data.images import read_label, stem
-from overread.data.preprocess import to_class_ids, to_native
+from overread.data.preprocess import to_class_ids, to_native, to_native_ids
 from overread.data.store import load_prepared, open_case
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
+from overread.metrics.instances import Overlaps, count_overlaps
 from overread.metrics.overlap import Counts, case_dice
 from overread.metrics.rates import count_case, rates
 from overread.records import MAIN, Prepared, TrialConfig, Variant
 from overread.reproduction.results import CaseMeasures
 from overread.training.extras import stored_extras
-from overread.training.inference import load_segmenter, predict_alternatives, predict_volume
+from overread.training.inference import (
+    FoundInstances,
+    load_segmenter,
+    predict_alternatives,
+    predict_instances,
+    predict_volume,
+)
 
 if TYPE_CHECKING:
     from overread.architectures import Segmenter
@@ -98,6 +105,19 @@ class TestCase:
         """Return `tp`, `fp` and `fn` of a mask's merged foreground, for pooled measures; `name` is put before them."""
         return pooled_counts(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground, name)
 
+    @cached_property
+    def instances(self) -> FoundInstances:
+        """The objects that the network finds, in the prepared grid; read once."""
+        return predict_instances(self.segmenter, self.image, self.config, self.device)
+
+    def overlaps(self) -> Overlaps:
+        """Return the overlaps of the objects that the network finds with the true ones, in the native grid."""
+        found = self.instances
+        case = self.prepared.case(self.case_id)
+        ids = to_native_ids(found.ids, case.native_shape, self.prepared.preprocessing)
+        truth = np.asarray(open_case(self.prepared, self.case_id).native_instances)
+        return count_overlaps(ids, truth, found.scores)
+
     def relation_scores(self) -> dict[str, float | None]:
         """Return the network's own pair scores (`c_<i><j>`), and the Dice of each reading they name."""
         sets = self.segmenter.relation_sets()
@@ -139,11 +159,13 @@ def measure_item(item: MeasureItem) -> CaseMeasures:
     prepared = load_prepared(Path(item.prepared))
     case = open_test_case(item.row, item.config, item.weights, prepared, item.case, item.device)
     mask = case.probabilities(case.segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
+    paper = PAPERS[item.paper]
     return CaseMeasures(
         case=item.case,
         group=prepared.case(item.case).group,
         has_foreground=bool((case.truth > 0).any()),
-        values=case.rates(mask) | case.counts(mask) | PAPERS[item.paper].measure(case),
+        values=case.rates(mask) | case.counts(mask) | paper.measure(case),
+        lists=paper.measure_lists(case) if paper.measure_lists else {},
     )
 
 

@@ -82,6 +82,8 @@ class Paper:
     """The paper's tables, ours beside the printed numbers."""
     pictures: Callable[[Findings, Path], tuple[Path, ...]]
     """Write the paper's figures into a folder."""
+    measure_lists: Callable[[TestCase], dict[str, tuple[float, ...]]] | None = None
+    """Figures of which a test case has several (scores of its objects), where the paper needs such."""
 
     def row(self, name: str) -> Row:
         """Return a row by its printed name; an unknown one lists the known."""

@@ -28,6 +28,8 @@ class CaseMeasures(JsonRecord):
     """Whether the truth has any foreground."""
     values: dict[str, float | None]
     """By name: `dice`, `jaccard`, ... and what the paper's own `measure` gives. None: not defined for this case."""
+    lists: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Figures of which a case has several, such as the scores of its objects."""
 
 
 @dataclass(frozen=True, kw_only=True)

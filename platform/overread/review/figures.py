@@ -143,3 +143,29 @@ def contoured(path: Path, panels: Sequence[Contoured], columns: int = 4) -> Path
                 ax.text(0.02, 0.98 - 0.09 * index, name, color=colour, transform=ax.transAxes, fontsize=7, va="top")
             ax.set_title(panel.title, fontsize=8)
     return path
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """A grey image (H, W) with object ids (H, W), 0 none."""
+
+    title: str
+    image: NDArray[Any]
+    ids: NDArray[Any]
+
+
+def coloured(path: Path, panels: Sequence[Coloured], columns: int = 4) -> Path:
+    """Write panels of images whose objects are filled with colours that differ from object to object."""
+    shown = min(columns, len(panels))
+    rows = -(-len(panels) // shown)
+    palette = np.random.default_rng(0).permutation(np.linspace(0, 1, 4096, endpoint=False))
+    with drawing(path, 2.6, 2.8, shown, rows) as axes:
+        for place, ax in enumerate(np.atleast_1d(axes).ravel() if rows * shown > 1 else [axes]):
+            ax.axis("off")
+            if place < len(panels):
+                panel = panels[place]
+                ax.imshow(panel.image, cmap="gray")
+                hue = np.ma.masked_where(panel.ids == 0, palette[panel.ids % len(palette)])
+                ax.imshow(hue, cmap="hsv", vmin=0, vmax=1, alpha=0.5, interpolation="nearest")
+                ax.set_title(f"{panel.title}: {int(panel.ids.max())} objects", fontsize=8)
+    return path

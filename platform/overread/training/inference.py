@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,44 @@ def predict_alternatives(
         for windows, (_, probabilities) in zip(groups, found, strict=True):
             stitch.add(windows, probabilities)
         yield found[0][0], stitch.result()
+
+
+@dataclass(frozen=True)
+class FoundInstances:
+    """The single objects of an image."""
+
+    ids: np.ndarray
+    """(D, H, W) int32: 0 none, i + 1 the pixels of object i."""
+    scores: tuple[float, ...]
+    """Of object i, falling."""
+
+
+def predict_instances(
+    segmenter: Segmenter,
+    image: np.ndarray | Tensor,
+    config: TrialConfig,
+    device: torch.device | str,
+    *,
+    precision: Precision = PLAIN,
+) -> FoundInstances:
+    """Return the objects that a detector finds in an image (C, 1, H, W), read whole: windows would cut objects.
+
+    Raises `UserError` for networks that find no instances, and for volumes.
+    """
+    if image.shape[1] != 1:
+        raise UserError(f"instances must be read in images, but got a volume of {image.shape[1]} slices")
+    multiple = segmenter.needs.size_multiple
+    sizes = zip(image.shape[-2:], config.patch_size, strict=True)
+    whole = tuple(max(-(-side // multiple) * multiple, patch) for side, patch in sizes)
+    case = _Case.of(segmenter, image, replace(config, patch_size=whole), torch.device(device), None)
+    with torch.inference_mode():
+        (windows,) = case.batches()
+        readings = _read(segmenter, case, windows, None, precision)
+    if readings.instances is None:
+        raise UserError(f"instances must come from a network that finds them, but {config.architecture} does not")
+    (found,) = readings.instances
+    crop = tuple(slice(a, a + n) for a, n in zip(case.before[1:], case.shape[1:], strict=True))
+    return FoundInstances(found.ids[crop].cpu().numpy()[None], tuple(found.scores.tolist()))
 
 
 def _placed(anchors: Batch | None, case: _Case, precision: Precision) -> Batch | None:
