@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from overread.confidence.relations import Relations
-from overread.confidence.scores import SCORES, case_confidence, pair_score
+from overread.confidence.scores import SCORES, case_confidence, pair_score, relation_scores
 from overread.errors import UserError
 
 LABELS = ("background", "organ", "lesion")
@@ -27,6 +27,7 @@ def test_table_says_which_readings_enter() -> None:
         "pairwise_dice",
         "annotator_disagreement",
         "sa_mean",
+        "entropy",
     }
     assert [name for name in SCORES if not SCORES[name].rises_with_quality] == ["annotator_disagreement"]
 
@@ -77,3 +78,46 @@ def test_a_score_without_its_readings_is_refused() -> None:
     relations = relations_of(FIRST, SECOND, names="24")
     with pytest.raises(UserError, match="both readings, but 1 is not among 2, 4: train the network with it"):
         pair_score(relations, "1", "2")
+
+
+def test_relation_scores_of_pairs_are_pair_scores() -> None:
+    masks = {"1": FIRST, "2": SECOND, "4": EMPTY, "8": EMPTY}
+    relations = relations_of(*masks.values(), names="1248")
+    sets = {f"c_{a}{b}": (a, b) for a, b in ["12", "21", "14", "48", "11"]}
+    found = relation_scores(sets, masks.items(), (5,), 3)
+    assert found == {score: pair_score(relations, *pair) for score, pair in sets.items()}
+    assert found["c_12"] == pytest.approx(2 / 3)
+    assert (found["c_14"], found["c_48"], found["c_11"]) == (0, None, 1)
+
+
+def test_relation_score_of_many_readings_by_hand() -> None:
+    masks = {
+        "a": np.array([1, 1, 1, 2, 0]),
+        "b": np.array([0, 1, 1, 2, 2]),
+        "c": np.array([0, 1, 1, 1, 2]),
+        "d": np.array([0, 0, 1, 2, 2]),
+    }
+    sets = {"all": ("a", "b", "c", "d"), "some": ("b", "c", "d"), "same": ("b", "b", "b")}
+    found = relation_scores(sets, (item for item in [("unused", FIRST), *masks.items()]), (5,), 3)
+    # of all, organ: intersection 1, union 4; lesion: 0 and 2. Of some: 1 and 3; 1 and 2.
+    assert found["all"] == pytest.approx((2 * 1 / (1 + 4) + 0) / 2)
+    assert found["some"] == pytest.approx((2 * 1 / (1 + 3) + 2 * 1 / (1 + 2)) / 2)
+    assert found["same"] == 1
+
+
+def test_relation_score_equals_that_of_the_kept_readings() -> None:
+    masks = np.random.default_rng(0).integers(0, 3, (20, 5, 7), dtype=np.uint8)
+    masks[:, :2] = 1  # what all agree on
+    relations = Relations((5, 7), 3)
+    for mask in masks:
+        relations.add(mask)
+    names = tuple(map(str, range(20)))
+    found = relation_scores({"c": names}, zip(names, masks, strict=True), (5, 7), 3)
+    expected = [relations.relation_confidence(k) for k in (1, 2)]
+    assert expected[0] > expected[1] == 0
+    assert found["c"] == sum(expected) / 2
+
+
+def test_relation_scores_need_their_readings() -> None:
+    with pytest.raises(UserError, match="c must have all readings, but 2 and 4 are not there"):
+        relation_scores({"c": ("1", "2", "4")}, [("1", FIRST)], (5,), 3)

@@ -180,6 +180,12 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         BatchSource(prepared, ["c0"], _config((4, 4)), Needs(instances=True))
 
 
+def test_pairs_of_one_case_are_refused(tmp_path: Path) -> None:
+    prepared = _prepared(tmp_path)
+    with pytest.raises(UserError, match="at least two training cases"):
+        BatchSource(prepared, _ids(prepared)[:1], _config((8, 8)), Needs(pairs=True))
+
+
 def test_instances_are_cut_like_the_labels(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [(3, 6, 6)])
     prepared = replace(prepared, cases=(replace(prepared.cases[0], instances=True),))

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from overread.data import hashing
-from overread.data.hashing import MEMO, content_key
+from overread.data.hashing import MEMO, content_key, file_sha256
+from overread.errors import UserError
 
 
 def _data(root: Path) -> Path:
@@ -29,8 +32,8 @@ def test_copies_share_a_key_and_changes_do_not(tmp_path: Path) -> None:
 def test_files_are_read_once_and_a_broken_memo_is_ignored(tmp_path: Path, monkeypatch) -> None:
     root, cache = _data(tmp_path / "one"), tmp_path / "cache"
     read: list[Path] = []
-    hash_file = hashing._hash_file
-    monkeypatch.setattr(hashing, "_hash_file", lambda path: read.append(path) or hash_file(path))
+    hash_file = hashing.file_sha256
+    monkeypatch.setattr(hashing, "file_sha256", lambda path: read.append(path) or hash_file(path))
     key = content_key(root, {}, cache)
     assert len(read) == 2
     assert content_key(root, {}, cache) == key
@@ -51,3 +54,10 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert linked != plain
     (tmp_path / "far" / "b.png").write_bytes(b"c")
     assert content_key(root, {}, cache) != linked
+
+
+def test_sha256_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")  # test vector of FIPS 180-2
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(UserError, match="must be readable"):
+        file_sha256(tmp_path / "b")

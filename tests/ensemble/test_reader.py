@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from overread.data.images import NativeImage
 from overread.ensemble.package import Package
@@ -45,6 +46,33 @@ def test_relation_sets_name_variants_and_alternatives() -> None:
     reader = MemberReader(package, grey(), "cpu")
     assert reader.relation_scores(()) == {"heads_c": 0.0, "own_c": 1.0}
     assert reader.relation_scores({"m"}) == {"heads_c": None, "own_c": None}
+
+
+class ManyPasses(DrawnSegmenter):
+    """Relates three alternative readings: masks of 3, 2 and 2 voxels, 1 in all and 4 in any of them."""
+
+    def relation_sets(self) -> Mapping[str, tuple[str, ...]]:
+        return {"passes_c": ("pass_1", "pass_2", "pass_3")}
+
+    def read(self, batch: Batch, **options: Any) -> Readings:
+        readings = super().read(batch, **options)
+        masks = torch.tensor([[[1, 1], [1, 0]], [[0, 1], [1, 0]], [[0, 1], [0, 1]]]).float()
+        passes = [(f"pass_{i}", torch.stack([1 - mask, mask])[None]) for i, mask in enumerate(masks, start=1)]
+        return replace(readings, alternatives=lambda: iter([("unused", readings.probabilities), *passes]))
+
+
+def test_a_relation_set_may_have_many_readings() -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": HALF}})
+    package.segmenter = lambda member, device="cpu": ManyPasses({"main": HALF})  # type: ignore[method-assign]
+    assert MemberReader(package, grey(), "cpu").relation_scores(()) == {"passes_c": 2 * 1 / (1 + 4)}
+
+
+def test_a_set_without_its_readings_is_left_out_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": HALF, "scale_1": HALF, "scale_2": HALF}})
+    package.relation_sets = lambda member: {"c_14": ("scale_1", "scale_4")}  # type: ignore[method-assign]
+    with caplog.at_level(logging.WARNING):
+        assert MemberReader(package, grey(), "cpu").relation_scores(()) == {"c_14": None}
+    assert "c_14 of member m are left out: UserError: c_14 must have all readings, but scale_4" in caplog.text
 
 
 def test_each_architecture_gives_the_scores_of_its_first_member() -> None:

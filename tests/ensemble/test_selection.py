@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from overread.ensemble.selection import file_sha256, select_baseline, select_winners, selection_rule
+from overread.data.hashing import file_sha256
+from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
 from overread.records import TrialConfig, TrialOutcome, VariantScore
 
@@ -151,10 +152,3 @@ def test_baseline_is_the_trial_marked_so(outcomes: Outcomes) -> None:
 def test_rule_in_words() -> None:
     assert "at most 4, none more than 0.02 below" in selection_rule(4, 0.02)
     assert selection_rule(chosen=[("t1", "main")]) == "chosen by hand: t1 main"
-
-
-def test_sha256_of_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"abc")  # test vector of FIPS 180-2
-    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(UserError, match="must be readable"):
-        file_sha256(tmp_path / "b")

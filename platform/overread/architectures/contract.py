@@ -93,6 +93,22 @@ class Alone:
     segmenter: Segmenter
 
 
+def _same(name: str) -> str:
+    return name
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A file of weights that a part of a Segmenter starts from. Training reads it; members then carry the weights."""
+
+    part: nn.Module
+    path: str
+    sha256: str
+    """SHA-256 (hex) that the file must have."""
+    rename: Callable[[str], str] = _same
+    """Name of a weight of the part -> its name in the file."""
+
+
 class Segmenter(nn.Module, ABC):
     """A network with heads, loss and readings. Built from JSON options; single-device; knows nothing of distribution.
 
@@ -112,6 +128,14 @@ class Segmenter(nn.Module, ABC):
         on weights that are trained.
         """
         return {}
+
+    def pretrained(self) -> tuple[Pretrained, ...]:
+        """Return the files that a training starts from, as the options name them. Default: none.
+
+        Building reads no file, so that a member is rebuilt from its config where there is none. What `needs` says must
+        follow from the options: a key of extras from the hash of the file, not from its weights.
+        """
+        return ()
 
     def parts(self) -> int:
         """Return the number of backward passes of one step. Default: one."""
@@ -144,8 +168,10 @@ class Segmenter(nn.Module, ABC):
         """
         return None
 
-    def relation_sets(self) -> Mapping[str, tuple[str, str]]:
-        """Return by score name the two readings whose Dice it is: names of variants or of alternatives. Default: none.
+    def relation_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """Return by score name the readings whose union and intersection it compares by Dice. Default: none.
+
+        Of two readings that is their own Dice. They are names of variants or of alternatives.
 
         Only a table: the scores are computed by `confidence`, on stitched cases.
         """

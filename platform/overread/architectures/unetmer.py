@@ -205,7 +205,7 @@ class UNetmerSegmenter(SoftmaxSegmenter):
         main = Variant(name=MAIN, options={"scale": self.network.main_scale})
         return (main, *(_at_scale(scale) for scale in self.scales))
 
-    def relation_sets(self) -> Mapping[str, tuple[str, str]]:
+    def relation_sets(self) -> Mapping[str, tuple[str, ...]]:
         """Return `c_<i><j>` of B_i and B_j for every two scales of S: the paper's C_1j are there if 1 is in S."""
         return {f"c_{i}{j}": (_at_scale(i).name, _at_scale(j).name) for i, j in combinations(self.scales, 2)}
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from overread.confidence.relations import Relations
 from overread.errors import UserError
+from overread.metrics.overlap import Ids
 from overread.records import CaseConfidence
 from overread.registry import Registry
 
@@ -50,6 +53,12 @@ for _score in (
     ),
     Score("relation_unet_c", "r^p and r^c of the pair (x, x)", "Dice of the two relation heads", "Relation U-Net"),
     Score("mc_dropout_c", "the n dropout passes", "Dice of their Possible and Consensus", "Relation U-Net (baseline)"),
+    Score(
+        "entropy",
+        "probabilities of the network's own mask",
+        "minus the mean predictive entropy over the predicted foreground (`confidence.entropy`)",
+        "Relation U-Net (baseline)",
+    ),
     Score(
         "annotator_disagreement",
         "predicted U' and I' of a UGS-Net",
@@ -121,6 +130,53 @@ def pair_score(relations: Relations, first: str, second: str) -> float | None:
         )
     i, j = relations.names.index(first), relations.names.index(second)
     return mean_defined(relations.pair_dice(i, j, k) for k in range(1, relations.classes))
+
+
+def relation_scores(
+    sets: Mapping[str, tuple[str, ...]], readings: Iterable[tuple[str, Ids]], shape: tuple[int, ...], classes: int
+) -> dict[str, float | None]:
+    """Return C of each relation set, the Dice of the union and the intersection of its readings: of two, their Dice.
+
+    Means are over the classes that any reading of the set has; None if there is none, as in `pair_score`.
+
+    Args:
+        sets: By score name the names of its readings.
+        readings: Class ids by name, one at a time: memory does not grow with their number. Others are not used.
+        shape: The grid of the readings.
+        classes: Number of classes with background.
+
+    Raises:
+        UserError: A reading of a set is not there.
+
+    """
+    relations = {names: Relations(shape, classes) for names in sets.values()}
+    missing = {name for names in relations for name in names}
+    for name, mask in readings:
+        missing.discard(name)
+        for names in relations:
+            for _ in range(names.count(name)):
+                relations[names].add(mask)
+                relations[names] = _at_most_two(relations[names])
+    if missing:
+        raise UserError(
+            f"{', '.join(sets)} must have all readings, but {' and '.join(sorted(missing))} are not there: "
+            "train the network with them"
+        )
+
+    def mean(own: Relations) -> float | None:
+        return mean_defined(own.relation_confidence(k) for k in range(1, classes))
+
+    return {score: mean(relations[names]) for score, names in sets.items()}
+
+
+def _at_most_two(relations: Relations) -> Relations:
+    """Return relations with the same Possible and Consensus, made of these two where there were more readings."""
+    if relations.n <= 2:
+        return relations
+    both = Relations(relations.shape, relations.classes)
+    for relation in (relations.possible, relations.consensus):
+        both.add(np.stack([relation(k) for k in range(1, relations.classes)]))
+    return both
 
 
 def mean_defined(values: Iterable[float | None]) -> float | None:

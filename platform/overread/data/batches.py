@@ -84,6 +84,11 @@ class BatchSource:
     ) -> None:
         if not case_ids:
             raise UserError("a training must have at least one case, but its list of cases is empty: check the splits")
+        if needs.pairs and len(case_ids) < 2:
+            raise UserError(
+                f"pairs must be drawn from at least two training cases, but there is one, '{case_ids[0]}': "
+                "add cases or train a network that takes single images"
+            )
         if config.batch_size < world_size:
             raise UserError(
                 f"batch_size must be at least the number of workers, but got {config.batch_size} for {world_size}: "

@@ -27,7 +27,7 @@ def content_key(root: Path, settings: Mapping[str, Any], cache: Path) -> str:
     for path in _files(root):
         state = path.stat()
         stamp = f"{path}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
-        memo[stamp] = known.get(stamp) or _hash_file(path)
+        memo[stamp] = known.get(stamp) or file_sha256(path)
         hashes[path.relative_to(root).as_posix()] = memo[stamp]
     if not memo.keys() <= known.keys():
         others = {stamp: value for stamp, value in known.items() if not stamp.startswith(f"{root}{os.sep}")}
@@ -59,6 +59,10 @@ def _files(root: Path) -> Iterator[Path]:
         )
 
 
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 (hex) of a file; a missing one raises `UserError`."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} must be readable, but it is not ({error.strerror}): restore the file") from None

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from overread.architectures.contract import Segmenter, build_segmenter
-from overread.ensemble.selection import file_sha256
+from overread.data.hashing import file_sha256
 from overread.errors import UserError
 from overread.records import MAIN, Manifest, Member, Prepared, Winners
 from overread.training.checkpoint import save_weights
@@ -37,7 +37,7 @@ class Package:
         self._cache_bytes = cache_bytes
         self._loaded: dict[tuple[str, str], Segmenter] = {}
         self._held = 0
-        self._sets: dict[str, Mapping[str, tuple[str, str]]] = {}
+        self._sets: dict[str, Mapping[str, tuple[str, ...]]] = {}
 
     def segmenter(self, member: Member, device: torch.device | str = "cpu") -> Segmenter:
         """Return a member's network on `device`, in evaluation mode; variants of one trial share it."""
@@ -52,7 +52,7 @@ class Package:
             self._held += size
         return self._loaded[key]
 
-    def relation_sets(self, member: Member) -> Mapping[str, tuple[str, str]]:
+    def relation_sets(self, member: Member) -> Mapping[str, tuple[str, ...]]:
         """Return `Segmenter.relation_sets` of a member from its config alone: also of one whose weights do not load."""
         key = member.config.fingerprint()
         if key not in self._sets:

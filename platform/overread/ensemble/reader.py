@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from overread.architectures.contract import Segmenter
-from overread.confidence.relations import Relations
-from overread.confidence.scores import pair_score
+from overread.confidence.scores import relation_scores
 from overread.data.images import NativeImage
 from overread.data.preprocess import preprocess_image, to_native
 from overread.ensemble.fusion import Probabilities
@@ -76,20 +75,19 @@ class MemberReader:
             sets = self.package.relation_sets(member)
             if sets and member.architecture not in done:
                 done.add(member.architecture)
-                scores = self._pair_scores(member, sets, failed) | scores
+                scores = self._set_scores(member, sets, failed) | scores
         return scores
 
-    def _pair_scores(
-        self, member: Member, sets: Mapping[str, tuple[str, str]], failed: Collection[str]
+    def _set_scores(
+        self, member: Member, sets: Mapping[str, tuple[str, ...]], failed: Collection[str]
     ) -> dict[str, float | None]:
         undefined = dict.fromkeys(sets, None)
         if member.name in failed:
             return undefined
-        relations = Relations(self.shape, len(self.package.manifest.label_names))
+        readings = self._named(member, list(dict.fromkeys(chain(*sets.values()))))
+        masks = ((name, class_ids(probabilities)) for name, probabilities in readings)
         try:
-            for name, probabilities in self._named(member, list(dict.fromkeys(chain(*sets.values())))):
-                relations.add(class_ids(probabilities), name)
-            return {score: pair_score(relations, *pair) for score, pair in sets.items()}
+            return relation_scores(sets, masks, self.shape, len(self.package.manifest.label_names))
         except Exception as error:  # scores of one member must not take the case from the others
             names = ", ".join(sets)
             logger.warning("%s of member %s are left out: %s: %s", names, member.name, type(error).__name__, error)

@@ -7,7 +7,6 @@ distance from the best one. People may choose instead; then nothing is dropped a
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from overread.data.hashing import file_sha256
 from overread.errors import UserError, unknown_name
 from overread.records import MAIN, Member, TrialOutcome, VariantScore
 
@@ -107,15 +107,6 @@ def selection_rule(k: int = 5, margin: float = 0.05, chosen: Sequence[Choice] | 
         f"at most {k}, none more than {margin:g} below the best (wider if fewer than {LEAST}), no reading twice; "
         f"votes fall by the factor e per {margin:g}"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file; a missing one raises `UserError`."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} must be readable, but it is not ({error.strerror}): restore the file") from None
 
 
 def _candidates(outcomes: Outcomes) -> list[Candidate]:

@@ -150,7 +150,7 @@ class ArchitectureContract:
             losses["loss"].backward()
             assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())
             assert not any(value.requires_grad for term, value in losses.items() if term != "loss")
-            missing = [n for n, p in segmenter.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+            missing = [n for n, p in _trained(segmenter).items() if p.grad is None or not p.grad.isfinite().all()]
             assert missing == []
 
     def test_the_loss_is_a_mean_over_samples(self) -> None:
@@ -291,7 +291,7 @@ class ArchitectureContract:
             with torch.no_grad():
                 probabilities = segmenter.eval().read(batch).probabilities
         assert probabilities.dtype == torch.float32
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in segmenter.parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in _trained(segmenter).values())
 
     def test_two_classes_and_one_channel(self) -> None:
         segmenter = self.build(classes=2, in_channels=1)
@@ -306,6 +306,11 @@ class ArchitectureContract:
             (other,) = {2, 3} - set(offered)
             message = raised(lambda: self.build(spatial_dims=other, patch_size=(32,) * other))
             assert f"spatial_dims in {list(offered)}" in message
+
+
+def _trained(segmenter: Segmenter) -> dict[str, torch.nn.Parameter]:
+    """Return the parameters by name, without those that are frozen."""
+    return {name: parameter for name, parameter in segmenter.named_parameters() if parameter.requires_grad}
 
 
 def _sample(batch: Batch, index: int) -> Batch:

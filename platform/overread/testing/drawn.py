@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from overread.architectures.contract import Losses, Segmenter, build_segmenter
+from overread.data.hashing import file_sha256
 from overread.ensemble.package import Package
-from overread.ensemble.selection import file_sha256
 from overread.records import (
     MAIN,
     Batch,
@@ -48,7 +48,7 @@ class DrawnSegmenter(Segmenter):
         """Return one variant per drawing."""
         return tuple(Variant(name=name) for name in self.drawn)
 
-    def relation_sets(self) -> Mapping[str, tuple[str, str]]:
+    def relation_sets(self) -> Mapping[str, tuple[str, ...]]:
         """Return the pairs of drawn scales, as a U-Netmer does."""
         scales = [name for name in self.drawn if name.startswith("scale_")]
         return {f"c_{a[6:]}{b[6:]}": (a, b) for a, b in combinations(scales, 2)}
@@ -80,7 +80,7 @@ class DrawnPackage(Package):
         """Return the drawn network of a member."""
         return DrawnSegmenter(self.drawings[member.name])
 
-    def relation_sets(self, member: Member) -> Mapping[str, tuple[str, str]]:
+    def relation_sets(self, member: Member) -> Mapping[str, tuple[str, ...]]:
         """Return those of the drawn network."""
         return self.segmenter(member).relation_sets()
 
