@@ -1,7 +1,10 @@
 """Results of rows: summaries over what is defined, and paired differences, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
+from overread.records import EpochReport
 from overread.reproduction.results import CaseMeasures, RowResult
 
 
@@ -30,3 +33,19 @@ def test_rows_are_compared_on_the_cases_of_both() -> None:
     assert (found.mean, found.n) == (pytest.approx(0.1), 3)  # 0.2, 0.1 and 0.0
     assert found.low is not None and found.high is not None and found.low <= 0.1 <= found.high
     assert RowResult.from_json(better.to_json()) == better
+
+
+def report(loss: float) -> EpochReport:
+    return EpochReport(epoch=1, step=4, progress=100, seconds=1.0, metrics={"train_loss": loss})
+
+
+def test_folds_are_joined_and_averaged() -> None:
+    folds = [replace(row("a", *dice), seconds=2.0) for dice in ((0.5, 0.7), (0.9, None))]
+    cases = [tuple(replace(c, fold=fold) for c in part.cases) for fold, part in enumerate(folds)]
+    curves = [(report(loss),) for loss in (1.0, 3.0)]
+    parts = [replace(p, cases=c, epochs=e) for p, c, e in zip(folds, cases, curves, strict=True)]
+    joined = RowResult.of_folds(parts)
+    assert joined.seconds == 4.0 and len(joined.cases) == 4
+    assert joined.fold_means("dice") == pytest.approx([0.6, 0.9])
+    assert joined.epochs[0].metrics == {"train_loss": 2.0}
+    assert joined.with_dice("other").values("dice") == []

@@ -1,6 +1,16 @@
 """The papers' own experiments: each paper is a table of models, a protocol and a set of tables, run by one program."""
 
-from overread.reproduction import unetmer, unetsharp, unetsharp_3d, unetsharp_instances
+from overread.reproduction import relation_unet, unetmer, unetsharp, unetsharp_3d, unetsharp_instances
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 
-__all__ = ["PAPERS", "Paper", "Protocol", "Row", "unetmer", "unetsharp", "unetsharp_3d", "unetsharp_instances"]
+__all__ = [
+    "PAPERS",
+    "Paper",
+    "Protocol",
+    "Row",
+    "relation_unet",
+    "unetmer",
+    "unetsharp",
+    "unetsharp_3d",
+    "unetsharp_instances",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from overread.architectures import ARCHITECTURES, Architecture, build_segmenter
 from overread.data.batches import default_patch_size
@@ -12,19 +13,19 @@ from overread.reproduction.paper import Protocol, Row
 
 
 def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
-    """Return how the data set is prepared: a test split, no calibration cases, the rest in folds."""
+    """Return how the data set is prepared: a test split (none where folds are tested), no calibration cases, folds."""
     return PrepareSettings(
         max_side=protocol.max_side,
         merge_labels=protocol.merge_labels,
-        locked_fraction=protocol.test_fraction,
+        locked_fraction=0.0 if protocol.cross_validated else protocol.test_fraction,
         calibration_fraction=0.0,
         folds=protocol.folds,
         seed=seed,
     )
 
 
-def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> TrialConfig:
-    """Return the config of a row: last weights kept, no early stopping, sizes that the network can take.
+def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int, fold: int = 0) -> TrialConfig:
+    """Return the config of a row with a fold held out: last weights kept, no early stopping, sizes that it can take.
 
     An image size that no scale of a set divides is padded to the next multiple and cut back after reading.
     """
@@ -45,11 +46,17 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int) -> T
         keep="last",
         optimiser=protocol.optimiser,
         augment=protocol.augment,
+        fold=fold,
         seed=seed,
     )
     with torch.device("meta"):
         multiple = build_segmenter(config).needs.size_multiple
     return TrialConfig.from_json(config.to_json() | {"patch_size": list(default_patch_size(prepared, dims, multiple))})
+
+
+def read_config(row: Row, config: TrialConfig) -> TrialConfig:
+    """Return the config that a trained row is tested with."""
+    return replace(config, options=dict(config.options) | dict(row.read_options)) if row.read_options else config
 
 
 def architecture_of(row: Row) -> Architecture:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from overread.confidence.relations import Relations
-from overread.confidence.scores import pair_score
+from overread.confidence.scores import relation_scores
+from overread.data.batches import BatchSource
 from overread.data.images import read_label, stem
 from overread.data.preprocess import to_class_ids, to_native, to_native_ids
 from overread.data.store import load_prepared, open_case
@@ -23,7 +23,8 @@ from overread.jsonio import JsonRecord
 from overread.metrics.instances import Overlaps, count_overlaps
 from overread.metrics.overlap import Counts, case_dice
 from overread.metrics.rates import count_case, rates
-from overread.records import MAIN, Prepared, TrialConfig, Variant
+from overread.records import MAIN, Batch, Prepared, TrialConfig, Variant
+from overread.reproduction.paper import Protocol, Size
 from overread.reproduction.results import CaseMeasures
 from overread.training.extras import stored_extras
 from overread.training.inference import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from overread.architectures import Segmenter
 
 Ids = NDArray[np.uint8]
+MANY = 10
+"""Readings of which no single Dice is kept: dropout passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class MeasureItem(JsonRecord):
     """One case and the row that reads it."""
 
     paper: str
+    size: Size
     row: str
     case: str
     config: TrialConfig
@@ -65,6 +69,7 @@ class TestCase:
     config: TrialConfig
     prepared: Prepared
     case_id: str
+    protocol: Protocol
     device: str
 
     @property
@@ -83,10 +88,18 @@ class TestCase:
         read = predict_volume(self.segmenter, self.image, self.config, variant, self.device, extras=extras)
         return self.native(read)
 
-    def alternatives(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yield the other readings of `main`, by name, in the native grid."""
-        for name, read in predict_alternatives(self.segmenter, self.image, self.config, None, self.device):
+    def alternatives(self, anchors: Batch | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yield the other readings of `main`, by name, in the native grid; with anchors those that they give."""
+        given = (self.segmenter, self.image, self.config, None, self.device)
+        extras = stored_extras(self.segmenter.needs, self.prepared, self.case_id)
+        for name, read in predict_alternatives(*given, anchors=anchors, extras=extras):
             yield name, self.native(read)
+
+    def anchors(self, case_ids: Sequence[str]) -> Batch:
+        """Draw `protocol.anchors` patches of other cases, half of them with foreground, as a training draws its own."""
+        config = replace(self.config, batch_size=self.protocol.anchors)
+        others = [case_id for case_id in case_ids if case_id != self.case_id]
+        return BatchSource(self.prepared, others, config, replace(self.segmenter.needs, pairs=False)).batch(0)
 
     def native(self, read: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return prepared maps (K, D, H, W) in the native grid."""
@@ -123,15 +136,20 @@ class TestCase:
         sets = self.segmenter.relation_sets()
         if not sets:
             return {}
-        names = {name for pair in sets.values() for name in pair}
-        relations = Relations(self.prepared.case(self.case_id).native_shape, self.prepared.classes)
+        names = {name for readings in sets.values() for name in readings}
         found: dict[str, float | None] = {}
-        for name, probabilities in self.alternatives():
-            if name in names:
-                mask = probabilities.argmax(0).astype(np.uint8)
-                relations.add(mask, name)
-                found[f"dice_{name}"] = self.rates(mask)["dice"]
-        return found | {score: pair_score(relations, *pair) for score, pair in sets.items()}
+
+        def masks() -> Iterator[tuple[str, Ids]]:
+            for name, probabilities in self.alternatives():
+                if name in names:
+                    mask = probabilities.argmax(0).astype(np.uint8)
+                    if len(names) <= MANY:
+                        found[f"dice_{name}"] = self.rates(mask)["dice"]
+                    yield name, mask
+
+        shape = self.prepared.case(self.case_id).native_shape
+        scores = relation_scores(sets, masks(), shape, self.prepared.classes)
+        return found | scores
 
 
 def pooled_counts(counts: Counts, name: str = "") -> dict[str, float | None]:
@@ -145,11 +163,17 @@ def _network(config: str, weights: str, device: str) -> Segmenter:
 
 
 def open_test_case(
-    row: str, config: TrialConfig, weights: str, prepared: Prepared, case_id: str, device: str = "cpu"
+    row: str,
+    config: TrialConfig,
+    weights: str,
+    prepared: Prepared,
+    case_id: str,
+    protocol: Protocol,
+    device: str = "cpu",
 ) -> TestCase:
     """Return a test case with the network of a row, which is loaded once per process."""
     network = _network(json.dumps(config.to_json(), sort_keys=True), weights, device)
-    return TestCase(row, network, config, prepared, case_id, device)
+    return TestCase(row, network, config, prepared, case_id, protocol, device)
 
 
 def measure_item(item: MeasureItem) -> CaseMeasures:
@@ -157,11 +181,13 @@ def measure_item(item: MeasureItem) -> CaseMeasures:
     from overread.reproduction import PAPERS
 
     prepared = load_prepared(Path(item.prepared))
-    case = open_test_case(item.row, item.config, item.weights, prepared, item.case, item.device)
-    mask = case.probabilities(case.segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
     paper = PAPERS[item.paper]
+    protocol = paper.protocols[item.size]
+    case = open_test_case(item.row, item.config, item.weights, prepared, item.case, protocol, item.device)
+    mask = case.probabilities(case.segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
     return CaseMeasures(
         case=item.case,
+        fold=item.config.fold,
         group=prepared.case(item.case).group,
         has_foreground=bool((case.truth > 0).any()),
         values=case.rates(mask) | case.counts(mask) | paper.measure(case),

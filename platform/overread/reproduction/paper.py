@@ -35,6 +35,8 @@ class Row:
     """Options that differ from the architecture's published ones; the width comes from the protocol."""
     core: bool = False
     """Trained unless `--rows` says otherwise."""
+    read_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the test alone: what no weight depends on, such as more passes than the validations need."""
     least_width: int = 1
     """Narrowest the network can be, whatever share of its published width a protocol asks for."""
 
@@ -66,6 +68,15 @@ class Protocol:
     test_fraction: float = 0.2
     folds: int = 8
     """One fold of the rest draws the validation curve and chooses nothing; the others train."""
+    anchors: int = 200
+    """Other images that each test case is read with, where a paper reads pairs."""
+    cross_validated: bool = False
+    """Every row is trained once per fold, on all other cases, and tested on that fold. There is no test split then."""
+
+    @property
+    def trained_folds(self) -> range:
+        """Numbers of the folds that are held out, one training each."""
+        return range(self.folds if self.cross_validated else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

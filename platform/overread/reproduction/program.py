@@ -1,8 +1,9 @@
 """One program for every paper: prepare, train the rows that fit the budget, test them, write tables and figures.
 
-The output folder holds `rows/<row>-<hash>/` (a training as any other, and `result.json` of its test), `costs/`,
-`tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again by the hash of its config and data: a
-second call trains what is missing, and a row that the budget cut short goes on from its last checkpoint.
+The output folder holds `rows/<row>-<hash>/` (a training as any other, one per fold where folds are tested, and
+`result.json` of its test), `costs/`, `tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again by
+the hash of its config and data: a second call trains what is missing, and a row that the budget cut short goes on from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overread.cluster.job import JOB, OUTCOME, TrialJob
-from overread.cluster.session import available, require_gpus
+from overread.cluster.session import Resources, available, require_gpus, threads_each
 from overread.cluster.tasks import on_gpus
 from overread.data.prepare import MapCases, prepare_dataset
 from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.jsonio import fingerprint
-from overread.records import Prepared, TrialOutcome
-from overread.reproduction.configs import architecture_of, prepare_settings, row_config
+from overread.records import Prepared, TrialConfig, TrialOutcome
+from overread.reproduction.configs import architecture_of, prepare_settings, read_config, row_config
 from overread.reproduction.cost import CostItem, measure_cost, published_parameters
 from overread.reproduction.measuring import MeasureItem, measure_item, measure_mask
 from overread.reproduction.paper import PAPERS, Paper, Row, Size
@@ -61,14 +63,14 @@ class ReproductionSettings:
 
 @dataclass(frozen=True)
 class RowTraining:
-    """A row to train, and where."""
+    """A row to train with one fold held out, and where."""
 
     row: Row
     job: TrialJob
 
     @property
     def folder(self) -> Path:
-        """`rows/<row>-<hash>/`."""
+        """`rows/<row>-<hash>/`, or `rows/<row>-fold-<n>-<hash>/` where folds are tested."""
         return self.job.path
 
     @property
@@ -96,11 +98,16 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     require_gpus(settings.gpus_per_worker, here)
     cache = settings.cache or default_cache()
     prepared = prepare_dataset(settings.data, prepare_settings(protocol, settings.seed), cache, map_cases)
-    trainings = [_training(settings, row, prepared, started) for row in paper.rows if row.architecture is not None]
+    by_row = {
+        row.name: tuple(_training(settings, row, prepared, started, fold) for fold in protocol.trained_folds)
+        for row in paper.rows
+        if row.architecture is not None
+    }
+    trainings = tuple(chain(*by_row.values()))
     for training in trainings[:1]:
         check_fits(training.job.config, prepared)
     tracker = _tracker(settings, prepared)
-    _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out)
+    _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out, here)
     for training in trainings:
         if training.outcome is not None and training.result is None:
             _test(settings, training, prepared, map_cases)
@@ -110,10 +117,10 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         size=settings.size,
         protocol=protocol,
         prepared=prepared,
-        results={t.row.name: result for t in trainings if (result := t.result) is not None}
+        results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
         | {name: _imported(name, folder, prepared) for name, folder in settings.imported.items()},
-        networks={t.row.name: (o.config, t.folder / str(o.weights)) for t in trainings if (o := t.outcome) is not None},
-        costs={t.row.name: cost for t in trainings if (cost := _cost(settings, t, map_cases)) is not None},
+        networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
+        costs={n: cost for n, (first, *_) in by_row.items() if (cost := _cost(settings, first, map_cases)) is not None},
     )
     write_findings(findings, settings.out)
     tracker.end_search()
@@ -136,10 +143,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("#", "-sharp ")).strip("-")
 
 
-def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, started: float) -> RowTraining:
-    config = row_config(row, PAPERS[settings.paper].protocols[settings.size], prepared, settings.seed)
+def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, started: float, fold: int) -> RowTraining:
+    protocol = PAPERS[settings.paper].protocols[settings.size]
+    config = row_config(row, protocol, prepared, settings.seed, fold)
     key = fingerprint({"config": config.to_json(), "data": prepared.content})[:12]
-    folder = settings.out.resolve() / "rows" / f"{slug(row.name)}-{key}"
+    name = f"{slug(row.name)}-fold-{fold + 1}" if protocol.cross_validated else slug(row.name)
+    folder = settings.out.resolve() / "rows" / f"{name}-{key}"
     job = TrialJob(
         trial_id=folder.name,
         number=0,
@@ -152,36 +161,45 @@ def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, star
     return RowTraining(row, job)
 
 
-def _train(trainings: Sequence[RowTraining], prepared: Prepared, out: Path) -> None:
-    """Train the rows that are not complete; those that the deadline stops go on in the next call."""
-    open_rows = [training for training in trainings if training.outcome is None]
+def _train(trainings: Sequence[RowTraining], prepared: Prepared, out: Path, here: Resources) -> None:
+    """Train the rows that are not complete; those that the deadline stops go on in the next call.
+
+    Rows that are fewer than the CPUs share them.
+    """
+    waiting = [training for training in trainings if training.outcome is None]
+    threads = threads_each(max(1, len(waiting)), here.cpus, here.cpus_per_node)
+    open_rows = [replace(training, job=replace(training.job, threads=threads)) for training in waiting]
     for training in open_rows:
         (training.folder / OUTCOME).unlink(missing_ok=True)  # of a row that was cut short or failed
         training.job.save(training.folder / JOB)
     if open_rows:
-        log.info("training %d rows: %s", len(open_rows), ", ".join(t.row.name for t in open_rows))
+        names = dict.fromkeys(t.row.name for t in open_rows)
+        log.info("%d trainings of %d rows: %s", len(open_rows), len(names), ", ".join(names))
         train_all([training.job for training in open_rows], prepared, scratch=out.resolve() / "tune")
     for training in open_rows:
         ended = training.job.outcome()
         state = "waits for the next call" if ended is None else f"{ended.state} {ended.reason}".strip()
-        log.info("row %s: %s", training.row.name, state)
+        log.info("%s: %s", training.folder.name, state)
 
 
 def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepared, map_cases: MapCases) -> None:
-    """Read the test split with a trained row and write its result."""
+    """Read the cases held out with a trained row and write its result."""
     outcome = training.outcome
     assert outcome is not None and outcome.weights is not None  # noqa: S101  (a finished training has both)
+    protocol = PAPERS[settings.paper].protocols[settings.size]
+    splits = prepared.splits
     items = [
         MeasureItem(
             paper=settings.paper,
+            size=settings.size,
             row=training.row.name,
             case=case,
-            config=outcome.config,
+            config=read_config(training.row, outcome.config),
             weights=str(training.folder / outcome.weights),
             prepared=prepared.root,
             device="cuda" if settings.gpus_per_worker else "cpu",
         )
-        for case in prepared.splits.locked
+        for case in (splits.folds[outcome.config.fold] if protocol.cross_validated else splits.locked)
     ]
     read = on_gpus(map_cases, settings.gpus_per_worker)
     RowResult(
@@ -189,9 +207,25 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
         parameters=outcome.parameters,
         steps=outcome.epochs[-1].step,
         seconds=outcome.seconds,
+        threads=TrialJob.load(training.folder / JOB).threads,
         epochs=outcome.epochs,
         cases=tuple(read(measure_item, items, f"Testing {training.row.name}")),
     ).save(training.folder / RESULT)
+
+
+def _result(folds: Sequence[RowTraining]) -> RowResult | None:
+    """Return the result of a row, of all its folds; None: some are not tested yet."""
+    results = [result for training in folds if (result := training.result) is not None]
+    return RowResult.of_folds(results) if len(results) == len(folds) else None
+
+
+def _networks(folds: Sequence[RowTraining]) -> tuple[tuple[TrialConfig, Path], ...]:
+    """Return config and weights of the trainings of a row."""
+    return tuple(
+        (read_config(training.row, outcome.config), training.folder / str(outcome.weights))
+        for training in folds
+        if (outcome := training.outcome) is not None
+    )
 
 
 def _imported(name: str, folder: Path, prepared: Prepared) -> RowResult:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from overread.jsonio import JsonRecord
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
 from overread.records import EpochReport, Prepared, TrialConfig
 from overread.reproduction.paper import Paper, Protocol, Row, Size
+
+if TYPE_CHECKING:
+    from overread.reproduction.measuring import TestCase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class CaseMeasures(JsonRecord):
     """By name: `dice`, `jaccard`, ... and what the paper's own `measure` gives. None: not defined for this case."""
     lists: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Figures of which a case has several, such as the scores of its objects."""
+    fold: int = 0
+    """The fold that the network did not train on; with a test split, always the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +45,33 @@ class RowResult(JsonRecord):
     parameters: int
     steps: int
     seconds: float
-    """Of training, on one CPU thread each or on a GPU."""
+    """Of training, over all restarts."""
     epochs: tuple[EpochReport, ...]
-    """The training curve."""
+    """The training curve; of several folds, their mean."""
     cases: tuple[CaseMeasures, ...]
+    threads: int = 1
+    """CPU threads of the training (its last part, if it was cut)."""
+
+    @classmethod
+    def of_folds(cls, results: Sequence[RowResult]) -> RowResult:
+        """Return the result of a row that was trained once per fold, with the cases of all."""
+        first = results[0]
+        curves = zip(*(result.epochs for result in results), strict=True)
+        return replace(
+            first,
+            seconds=sum(result.seconds for result in results),
+            epochs=tuple(_mean_report(reports) for reports in curves),
+            cases=tuple(case for result in results for case in result.cases),
+        )
+
+    def fold_means(self, measure: str, *, foreground_only: bool = False) -> list[float]:
+        """Return the mean of a measure over the cases of each fold where it is defined, in the order of the folds."""
+        found: dict[int, list[float]] = {}
+        for case in self.cases:
+            value = case.values.get(measure)
+            if value is not None and (case.has_foreground or not foreground_only):
+                found.setdefault(case.fold, []).append(value)
+        return [sum(found[fold]) / len(found[fold]) for fold in sorted(found)]
 
     def values(self, measure: str) -> list[float]:
         """Return a measure of all cases where it is defined."""
@@ -58,6 +86,11 @@ class RowResult(JsonRecord):
         ]
         return summarise([value for value, _ in found], groups=[group for _, group in found])
 
+    def with_dice(self, measure: str) -> RowResult:
+        """Return the result with another reading's Dice: that of `measure`."""
+        cases = (replace(case, values=case.values | {"dice": case.values.get(measure)}) for case in self.cases)
+        return replace(self, cases=tuple(cases))
+
     def compared(self, other: RowResult, measure: str = "dice") -> Summary:
         """Return the paired differences (this minus the other) over the cases of both."""
         theirs = {case.case: case.values.get(measure) for case in other.cases}
@@ -67,6 +100,14 @@ class RowResult(JsonRecord):
             if (mine := case.values.get(measure)) is not None and (their := theirs.get(case.case)) is not None
         ]
         return paired_bootstrap([a for a, _, _ in pairs], [b for _, b, _ in pairs], groups=[g for *_, g in pairs])
+
+
+def _mean_report(reports: Sequence[EpochReport]) -> EpochReport:
+    """Return one point of the mean curve; what a fold does not report is left out."""
+    first = reports[0]
+    shared = [name for name in first.metrics if all(name in report.metrics for report in reports)]
+    means = {name: sum(report.metrics[name] for report in reports) / len(reports) for name in shared}
+    return replace(first, metrics=means)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +135,8 @@ class Findings:
     prepared: Prepared
     results: dict[str, RowResult] = field(default_factory=dict)
     """Trained rows, by name."""
-    networks: dict[str, tuple[TrialConfig, Path]] = field(default_factory=dict)
-    """Config and weights of the trained rows."""
+    networks: dict[str, tuple[tuple[TrialConfig, Path], ...]] = field(default_factory=dict)
+    """Config and weights of the trained rows, by fold."""
     costs: dict[str, Cost] = field(default_factory=dict)
 
     @property
@@ -106,6 +147,18 @@ class Findings:
     def trained(self, names: Sequence[str]) -> list[RowResult]:
         """Return the results of those rows that are trained, in the given order."""
         return [self.results[name] for name in names if name in self.results]
+
+    def tested(self, *names: str) -> bool:
+        """Whether these rows were trained and tested here: their networks can be opened."""
+        return all(name in self.networks and name in self.results for name in names)
+
+    def opened(self, name: str, case_id: str) -> TestCase:
+        """Return a test case with the network of a row that tested it."""
+        from overread.reproduction.measuring import open_test_case
+
+        fold = next(case.fold for case in self.results[name].cases if case.case == case_id)
+        config, weights = next(network for network in self.networks[name] if network[0].fold == fold)
+        return open_test_case(name, config, str(weights), self.prepared, case_id, self.protocol)
 
     def rows(self) -> tuple[Row, ...]:
         """Return the models of the paper."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from overread.metrics.rates import RATES
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.measuring import TestCase, open_test_case
+from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
-from overread.reproduction.printed import printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
@@ -119,7 +119,7 @@ def segmentation_ability(case: TestCase) -> dict[str, float | None]:
 
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
     """Return Tables I, II and III, the comparison of scale sets, and how each score follows the Dice."""
-    dataset = paper_dataset(findings.dataset)
+    dataset = paper_dataset(DATASETS, findings.dataset)
     return (
         _table_scales(findings, dataset),
         _table_metrics(findings, dataset),
@@ -127,11 +127,6 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         _table_joint(findings),
         _table_scores(findings),
     )
-
-
-def paper_dataset(name: str) -> str | None:
-    """Return the paper's name of a data set, or None for one that it did not use."""
-    return next((theirs for part, theirs in DATASETS.items() if part in name.lower()), None)
 
 
 def _dice(result: RowResult | None) -> tuple[str, str]:
@@ -189,20 +184,10 @@ def _table_joint(findings: Findings) -> Grid:
     for scale in (2, 4):
         single = findings.results.get(f"U-Netmer <{scale}>")
         if joint is not None and single is not None:
-            own = [(c.case, c.values.get(f"dice_scale_{scale}")) for c in joint.cases]
-            values = {case: value for case, value in own if value is not None}
-            relabelled = _with_dice(joint, values)
+            relabelled = joint.with_dice(f"dice_scale_{scale}")
             rows.append((f"{JOINT} minus U-Netmer <{scale}>", f"B_{scale}", difference(relabelled.compared(single))))
     columns = ("paired difference of Dice, points", "joint reading", "mean (95 % interval by group)")
     return Grid("Joint training against single scales", columns, tuple(rows), left=2)
-
-
-def _with_dice(result: RowResult, dice: dict[str, float]) -> RowResult:
-    """Return a result whose Dice is another reading's."""
-    from dataclasses import replace
-
-    cases = tuple(replace(c, values=c.values | {"dice": dice.get(c.case)}) for c in result.cases)
-    return replace(result, cases=cases)
 
 
 def _table_scores(findings: Findings) -> Grid:
@@ -333,8 +318,8 @@ def _coverage(findings: Findings, folder: Path) -> Path | None:
 
 def _examples(findings: Findings, folder: Path) -> Path | None:
     """Fig. 9: test cases from easy to hard, with truth and the masks of two models."""
-    names = [name for name in ("U-Net", JOINT) if name in findings.networks and name in findings.results]
-    if len(names) < 2:
+    names = ("U-Net", JOINT)
+    if not findings.tested(*names):
         return None
     ranked = sorted(_foreground(findings.results[JOINT]), key=lambda c: c.values["dice"] or 0.0)
     places = [round(i * (len(ranked) - 1) / 7) for i in range(8)] if ranked else []
@@ -344,7 +329,7 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
         image, (place, truth) = findings.shown_slice(case_id)
         masks = {"truth": truth}
         for name in names:
-            case = _opened(findings, name, case_id)
+            case = findings.opened(name, case_id)
             masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
         panels.append(figures.Contoured(case_id, image, masks))
     return figures.contoured(folder / "fig09-examples.png", panels)
@@ -353,13 +338,13 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
 def _doubtful(findings: Findings, folder: Path) -> Path | None:
     """Fig. 12: the most and the least confident cases by C_12, with B_1 and B_2."""
     joint = findings.results.get(JOINT)
-    if joint is None or JOINT not in findings.networks:
+    if joint is None or not findings.tested(JOINT):
         return None
     ranked = sorted((c for c in _foreground(joint) if c.values.get("c_12") is not None), key=lambda c: c.values["c_12"])
     panels = []
     for result in ranked if len(ranked) < 8 else [*ranked[:4], *ranked[-4:]]:
         image, (place, truth) = findings.shown_slice(result.case)
-        readings = dict(_opened(findings, JOINT, result.case).alternatives())
+        readings = dict(findings.opened(JOINT, result.case).alternatives())
         masks = {"truth": truth}
         for scale in (1, 2):
             mask = readings[f"scale_{scale}"].argmax(0) > 0
@@ -371,12 +356,6 @@ def _doubtful(findings: Findings, folder: Path) -> Path | None:
 def _mean(findings: Findings, name: str) -> float | None:
     result = findings.results.get(name)
     return None if result is None else result.summary("dice").mean
-
-
-def _opened(findings: Findings, name: str, case_id: str) -> TestCase:
-    """Return a test case with the network of a row."""
-    config, weights = findings.networks[name]
-    return open_test_case(name, config, str(weights), findings.prepared, case_id)
 
 
 PAPERS.add(

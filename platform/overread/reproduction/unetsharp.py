@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.measuring import TestCase, open_test_case
+from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
-from overread.reproduction.printed import printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
@@ -129,7 +129,7 @@ def measure(case: TestCase) -> dict[str, float | None]:
 
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
     """Return Tables 1 to 3, paired differences, the pruning levels, and what guidance does to empty images."""
-    dataset = paper_dataset(findings.dataset)
+    dataset = paper_dataset(DATASETS, findings.dataset)
     first = [row.name for row in findings.rows() if row.name.removesuffix(" DS") in (*WIRINGS, "UNet# direct")]
     second = [row.name for row in findings.rows() if row.name.split(" ")[-1] in ENCODERS]
     third = [*COMPARATORS, SHARP, GUIDED]
@@ -143,11 +143,6 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
     if any(not case.has_foreground for result in findings.results.values() for case in result.cases):
         tables.append(_table_of_normals(findings))
     return tuple(tables)
-
-
-def paper_dataset(name: str) -> str | None:
-    """Return the paper's name of a data set, or None for one that it did not use."""
-    return next((theirs for part, theirs in DATASETS.items() if part in name.lower()), None)
 
 
 def pooled_iou(result: RowResult, name: str = "") -> float | None:
@@ -205,7 +200,7 @@ def level_costs(findings: Findings) -> dict[int, LevelCost]:
     """Measure what each level of the deeply supervised UNet# costs alone, where that row is trained."""
     from overread.ensemble.pruning import level_cost, levels_of
 
-    if SHARP_DEEP not in findings.networks or SHARP_DEEP not in findings.results:
+    if not findings.tested(SHARP_DEEP):
         return {}
     case = _any_case(findings)
     channels, size = case.config.in_channels, case.config.patch_size
@@ -282,8 +277,8 @@ def _levels(findings: Findings, folder: Path) -> Path | None:
 
 def _examples(findings: Findings, folder: Path) -> Path | None:
     """Test images from the worst to the best of UNet#, with truth and the masks of U-Net and UNet#."""
-    names = [name for name in ("UNet", SHARP_DEEP) if name in findings.networks and name in findings.results]
-    if len(names) < 2:
+    names = ("UNet", SHARP_DEEP)
+    if not findings.tested(*names):
         return None
     cases = [case for case in findings.results[SHARP_DEEP].cases if case.has_foreground]
     ranked = sorted(cases, key=lambda case: case.values["jaccard"] or 0.0)
@@ -293,19 +288,14 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
         image, (place, truth) = findings.shown_slice(case_id)
         masks = {"truth": truth}
         for name in names:
-            case = _opened(findings, name, case_id)
+            case = findings.opened(name, case_id)
             masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
         panels.append(figures.Contoured(case_id[:12], image, masks))
     return figures.contoured(folder / "examples.png", panels)
 
 
-def _opened(findings: Findings, name: str, case_id: str) -> TestCase:
-    config, weights = findings.networks[name]
-    return open_test_case(name, config, str(weights), findings.prepared, case_id)
-
-
 def _any_case(findings: Findings) -> TestCase:
-    return _opened(findings, SHARP_DEEP, findings.results[SHARP_DEEP].cases[0].case)
+    return findings.opened(SHARP_DEEP, findings.results[SHARP_DEEP].cases[0].case)
 
 
 PAPERS.add(

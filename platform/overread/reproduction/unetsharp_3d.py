@@ -14,14 +14,14 @@ from typing import Any
 from overread.records import AugmentConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol
-from overread.reproduction.printed import printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings
 from overread.reproduction.unetsharp import (
+    DATASETS,
     TRAINING,
     differences,
     draw_boxes,
     grid_rows,
-    paper_dataset,
     pooled_iou,
     share,
 )
@@ -71,7 +71,13 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         if result is not None:
             jaccard, dice, per_class = (percent(result.summary(name)) for name in ("jaccard", "dice", "class_dice"))
             ours = (jaccard, share(pooled_iou(result)), dice, per_class)
-        rows.append((row.name, *ours, printed_text("unetsharp", "1", row.name, paper_dataset(findings.dataset), "iou")))
+        rows.append(
+            (
+                row.name,
+                *ours,
+                printed_text("unetsharp", "1", row.name, paper_dataset(DATASETS, findings.dataset), "iou"),
+            )
+        )
     columns = ("model", "IoU, ours", "pooled IoU, ours", "Dice, ours", "class Dice, ours", "IoU, printed")
     return (
         Grid("Table 1: volumes", columns, tuple(rows)),

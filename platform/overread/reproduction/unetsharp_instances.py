@@ -19,11 +19,11 @@ from overread.metrics.instances import (
     threshold_precision,
 )
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.measuring import TestCase, open_test_case
+from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
-from overread.reproduction.printed import printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
-from overread.reproduction.unetsharp import paper_dataset, pooled_iou, share
+from overread.reproduction.unetsharp import DATASETS, pooled_iou, share
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
@@ -85,7 +85,7 @@ def average_precision(result: RowResult, threshold: float) -> float:
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
     """Return the detectors' half of Table 2, and paired differences."""
     rows = []
-    dataset = paper_dataset(findings.dataset)
+    dataset = paper_dataset(DATASETS, findings.dataset)
     for row in findings.rows():
         result = findings.results.get(row.name)
         ours = (NOT_TRAINED,) * 6
@@ -113,14 +113,13 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
 def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
     """Write test images with the objects of Mask R-CNN#, from the worst to the best."""
     name = CORE[0]
-    if name not in findings.networks or name not in findings.results:
+    if not findings.tested(name):
         return ()
     ranked = sorted(findings.results[name].cases, key=lambda case: case.values["precision_50"] or 0.0)
     chosen = dict.fromkeys(ranked[round(i * (len(ranked) - 1) / 7)].case for i in range(8))
-    config, weights = findings.networks[name]
     panels = []
     for case_id in chosen:
-        case = open_test_case(name, config, str(weights), findings.prepared, case_id)
+        case = findings.opened(name, case_id)
         panels.append(figures.Coloured(case_id[:12], case.image[0, 0], case.instances.ids[0]))
     return (figures.coloured(folder / "instances.png", panels),)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
@@ -37,10 +40,18 @@ def protocol_text(findings: Findings) -> str:
     protocol = findings.protocol
     length = f"{protocol.steps:,} steps" if protocol.steps else f"{protocol.passes} passes over the training slices"
     rate = f"{protocol.optimiser.name} at {protocol.optimiser.learning_rate:g}, {protocol.optimiser.schedule}"
+    split = (
+        f"Test split {protocol.test_fraction:.0%} of the groups (patients); one fold of {protocol.folds} of the rest "
+        "draws the validation curve, the others train. "
+    )
+    if protocol.cross_validated:
+        split = (
+            f"{protocol.folds} folds of groups (patients): each tests, and draws the curve of, the training on the "
+            "others, and chooses nothing. "
+        )
     return (
         f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
-        f"{protocol.batch_size} slices, {rate}; last weights. Test split {protocol.test_fraction:.0%} of the groups "
-        f"(patients); one fold of {protocol.folds} of the rest draws the validation curve, the others train. "
+        f"{protocol.batch_size} slices, {rate}; last weights. {split}"
         "Printed figures are the paper's, on other splits, sizes and trainings: beside ours, not to be beaten here."
     )
 
@@ -101,7 +112,8 @@ def cost_table(findings: Findings) -> Grid:
 
 def length_text(result: RowResult) -> str:
     """Say how long a row was trained."""
-    return f"{result.steps:,} steps in {result.seconds:.0f} s"
+    threads = "" if result.threads == 1 else f" on {result.threads} threads"
+    return f"{result.steps:,} steps in {result.seconds:.0f} s{threads}"
 
 
 def percent(summary: Summary) -> str:
@@ -110,6 +122,14 @@ def percent(summary: Summary) -> str:
         return "–"  # noqa: RUF001
     spread = "" if summary.sd is None else f"±{100 * summary.sd:.2f}"
     return f"{100 * summary.mean:.2f}{spread} (n={summary.n})"
+
+
+def over_folds(values: Sequence[float], ddof: int = 1) -> str:
+    """Return mean ± sd over folds of a share in per cent; `ddof` 0 is the sd of these folds, 1 that of all such."""
+    if not values:
+        return "–"  # noqa: RUF001
+    spread = f"±{100 * float(np.std(values, ddof=ddof)):.2f}" if len(values) > ddof else ""
+    return f"{100 * float(np.mean(values)):.2f}{spread} ({len(values)} folds)"
 
 
 def difference(summary: Summary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -19,6 +20,17 @@ def printed(paper: str) -> dict[tuple[str, str, str, str], tuple[float, float | 
         )
         for row in rows
     }
+
+
+def paper_dataset(names: Mapping[str, str], dataset: str) -> str | None:
+    """Return a paper's name of a data set, or None for one that it did not use.
+
+    Args:
+        names: Part of a data set's name (in lower case) to the paper's name of it.
+        dataset: Name of the data set.
+
+    """
+    return next((theirs for part, theirs in names.items() if part in dataset.lower()), None)
 
 
 def printed_text(paper: str, table: str, model: str, dataset: str | None, metric: str) -> str:

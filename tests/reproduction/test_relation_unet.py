@@ -1,0 +1,85 @@
+"""The relation experiment on a phantom: two folds, every reading and confidence, tables and figures."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from overread.cluster.session import session
+from overread.cluster.tasks import ray_map
+from overread.data.phantom import PhantomSettings, write_phantom
+from overread.reproduction import PAPERS, relation_unet
+from overread.reproduction.program import ReproductionSettings, reproduce
+from overread.reproduction.results import CaseMeasures, RowResult
+
+CORE = (relation_unet.PLAIN, relation_unet.DROPOUT, relation_unet.RELATION)
+
+
+def result(*cases: tuple[int, float, float]) -> RowResult:
+    measures = tuple(
+        CaseMeasures(case=f"c{i}", group=f"p{i}", has_foreground=True, values={"dice": d, "c": c}, fold=fold)
+        for i, (fold, d, c) in enumerate(cases)
+    )
+    return RowResult(row="a", parameters=1, steps=1, seconds=1.0, epochs=(), cases=measures)
+
+
+def test_correlations_are_computed_in_each_fold() -> None:
+    rising = [(0, 0.1, 0.2), (0, 0.2, 0.3), (0, 0.3, 0.4)]
+    falling = [(1, 0.9, 0.1), (1, 0.8, 0.2), (1, 0.7, 0.3)]
+    found = relation_unet.fold_correlations(result(*falling, *rising), "c")
+    assert found == pytest.approx([1.0, -1.0])  # in the order of the folds
+    assert relation_unet.fold_correlations(result(*rising[:2]), "c") == []  # two points always lie on a line
+
+
+@pytest.fixture
+def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shrink the experiment: the core rows, few steps of 32 pixels, two folds, three anchors, four passes."""
+    small = replace(
+        relation_unet.PROTOCOLS["small"],
+        max_side=32,
+        width=1 / 16,
+        steps=30,
+        batch_size=8,
+        validations=1,
+        folds=2,
+        anchors=3,
+    )
+    rows = tuple(
+        replace(row, read_options={"passes": 4}) if row.read_options else row
+        for row in PAPERS["relation_unet"].rows
+        if row.core
+    )
+    paper = replace(PAPERS["relation_unet"], rows=rows, protocols={"small": small})
+    monkeypatch.setitem(PAPERS._entries, "relation_unet", paper)
+    yield
+
+
+@pytest.mark.ray
+def test_every_case_is_read_by_the_network_that_did_not_see_it(tmp_path: Path, tiny_paper: None) -> None:
+    data = write_phantom(tmp_path / "Hippocampus-phantom", PhantomSettings(cases=8, size=32, seed=1))
+    settings = ReproductionSettings(paper="relation_unet", data=data, out=tmp_path / "out", cache=tmp_path / "cache")
+    with session(num_cpus=2):
+        found = reproduce(settings, ray_map)
+    assert tuple(found.results) == CORE
+    splits = found.prepared.splits
+    assert splits.locked == () and splits.calibration == ()
+    for row in CORE:
+        assert [config.fold for config, _ in found.networks[row]] == [0, 1]
+        cases = found.results[row].cases
+        assert sorted(case.case for case in cases) == sorted(case.id for case in found.prepared.cases)
+        assert all(case.case in splits.folds[case.fold] for case in cases)
+    own = found.results[relation_unet.RELATION].cases[0].values
+    readings = {f"dice_{name}" for name in ("s1", "s2", "possible", "consensus", "train", "test")}
+    assert readings | {"single_dice_train", "relation_unet_c", "entropy", "sa_mean"} <= set(own)
+    assert "mc_dropout_c" in found.results[relation_unet.DROPOUT].cases[0].values
+    dropout = found.opened(relation_unet.DROPOUT, splits.folds[1][0])
+    assert dropout.config.fold == 1 and dropout.config.options["passes"] == 4  # read with others than trained
+    tables = sorted((tmp_path / "out" / "tables").glob("*.csv"))
+    rows = {row[0]: row for row in csv.reader(tables[0].open())}
+    assert rows["U-Net"][1].endswith("(2 folds)") and rows["U-Net"][-1] == "82.76±0.42"
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "2 folds of groups" in report
+    for figure in ("fig04a", "fig04b", "fig05", "training-curves"):
+        assert list((tmp_path / "out" / "figures").glob(f"{figure}*.png")), figure
