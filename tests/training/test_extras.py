@@ -13,7 +13,7 @@ from overread.data.store import open_case
 from overread.records import AugmentConfig, Batch, Extra, Needs, Prepared, Readings, Variant
 from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config
 from overread.training.evaluate import predict_case
-from overread.training.extras import ensure_extras, stored_extras
+from overread.training.extras import ensure_extras, store_extras, stored_extras
 from overread.training.inference import predict_volume
 from overread.training.worker import WorkerContext, train_trial
 
@@ -114,3 +114,29 @@ def test_extras_of_another_shape_are_refused(prepared: Prepared) -> None:
     segmenter.needs = Needs(extras={"other": Extra(1, "v1")})
     with pytest.raises(ValueError, match=r"'other'.*gave None"):
         ensure_extras(segmenter, prepared, ["case0"])
+
+
+def test_what_is_computed_and_why_is_said_once(prepared: Prepared, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "overread.training.extras")
+    ids = [case.id for case in prepared.cases]
+    assert store_extras(CONFIG, prepared, ids, "cpu") == 10
+    assert store_extras(CONFIG, prepared, ids, "cpu") == 0
+    assert [record.message for record in caplog.records] == [
+        "computing twice of 10 cases of 'tiny': none are stored yet"
+    ]
+    caplog.clear()
+    segmenter = build_segmenter(CONFIG)
+    segmenter.needs = Needs(extras={"twice": Extra(1, "v2")})
+    assert ensure_extras(segmenter, prepared, ids[:4]) == 4
+    assert [record.message for record in caplog.records] == [
+        "computing twice of 4 cases of 'tiny': those stored are of other weights, settings or data"
+    ]
+
+
+def test_extras_of_another_shape_than_the_case_are_computed_anew(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG)
+    arrays = open_case(prepared, "case0")
+    arrays.write_extra("twice-v1", np.zeros((1, 1, 4, 4)))
+    assert stored_extras(segmenter.needs, prepared, "case0") is None
+    assert ensure_extras(segmenter, prepared, ["case0"]) == 1
+    np.testing.assert_array_equal(arrays.read_extra("twice-v1"), 2 * arrays.image)

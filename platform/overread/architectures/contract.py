@@ -107,6 +107,10 @@ class Pretrained:
     """SHA-256 (hex) that the file must have."""
     rename: Callable[[str], str] = _same
     """Name of a weight of the part -> its name in the file."""
+    ignore: tuple[str, ...] = ("head.", "fc.", "classifier.")
+    """Beginnings of names in the file that belong to another task, or to what is not built here."""
+    any_channels: bool = False
+    """Whether convolutions of RGB images may be turned into those of another number of channels."""
 
 
 class Segmenter(nn.Module, ABC):

@@ -7,22 +7,53 @@
   strides in its Conv3, as in torchvision. With an `output_stride` the last stages dilate instead of striding.
 
 VGG16 and the ResNets are 2-D and name their layers as torchvision does: at width 64 and 3 input channels a usual
-ImageNet state dict loads by `load_state_dict`, once the keys of its classifier (and of levels not built) are dropped.
+ImageNet state dict fits (`EncoderWeights`): the keys of its classifier and of levels that are not built are left out.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overread.architectures.blocks import DoubleConv, convolution, initialise_he, max_pool, normalisation
+from overread.architectures.contract import Pretrained
 from overread.errors import UserError, unknown_name
+from overread.jsonio import JsonRecord
 
 EncoderName = Literal["double_conv", "v_net", "vgg16", "resnet18", "resnet50", "resnet101"]
 """What `build_encoder` knows, as the type of an option."""
+LOADABLE = ("vgg16", "resnet18", "resnet50", "resnet101")
+"""Encoders for which others publish weights, at a width of 64."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderWeights(JsonRecord):
+    """A local file of weights that a VGG16 (batch norm) or ResNet starts from, with torchvision's names: ImageNet's."""
+
+    path: str
+    """`.safetensors`, or PyTorch's own, read without running code."""
+    sha256: str
+    """SHA-256 (hex) that the file must have."""
+
+    def of(self, encoder: Encoder) -> Pretrained:
+        """Return what training loads: levels that are not built, and the classifier, stay in the file.
+
+        The first convolution is fitted to other numbers of channels than three.
+        """
+        return Pretrained(encoder, self.path, self.sha256, ignore=encoder.not_built, any_channels=True)
+
+
+def check_weights_file(weights: EncoderWeights | None, encoder: str) -> None:
+    """Raise `UserError` if weights are given for an encoder that nobody else trains."""
+    if weights is not None and encoder not in LOADABLE:
+        raise UserError(
+            f"encoder_weights must be for one of {', '.join(LOADABLE)}, but the encoder is '{encoder}': "
+            "choose another encoder or leave them out"
+        )
 
 
 class Encoder(nn.Module, ABC):
@@ -33,6 +64,11 @@ class Encoder(nn.Module, ABC):
     """Of the maps, finest first."""
     strides: tuple[int, ...]
     """Image size / map size, finest first."""
+
+    @property
+    def not_built(self) -> tuple[str, ...]:
+        """Beginnings of names in the files of `LOADABLE` encoders that have no place here."""
+        return ()
 
     @property
     def size_multiple(self) -> int:
@@ -147,6 +183,12 @@ class VGGEncoder(Encoder):
                 inputs = outputs
         self.features = nn.Sequential(*layers)
 
+    @property
+    def not_built(self) -> tuple[str, ...]:
+        """The classifier and deeper layers than the last."""
+        every = sum(3 * convolutions + 1 for _, convolutions in VGG16_STAGES)
+        return ("classifier.", *(f"features.{layer}." for layer in range(len(self.features), every)))
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map (B, in_channels, H, W) to one map per level."""
         maps: list[Tensor] = []
@@ -252,6 +294,11 @@ class ResNetEncoder(Encoder):
             channels.append(outputs)
             strides.append(min(4 << stage, output_stride))
         self.channels, self.strides = tuple(channels), tuple(strides)
+
+    @property
+    def not_built(self) -> tuple[str, ...]:
+        """The classifier and deeper stages than the last."""
+        return ("fc.", *(f"layer{stage + 1}." for stage in range(len(self.stages), 4)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map (B, in_channels, H, W) to one map per level."""

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from overread.architectures.blocks import check_input
 from overread.architectures.boxes import pyramid_levels, roi_align
-from overread.architectures.contract import Losses, Published, Segmenter, architecture
-from overread.architectures.encoders import build_encoder
+from overread.architectures.contract import Losses, Pretrained, Published, Segmenter, architecture
+from overread.architectures.encoders import EncoderWeights, build_encoder, check_weights_file
 from overread.architectures.feature_pyramid import STRIDES, FeaturePyramid, Stages
 from overread.architectures.grid import Wiring
 from overread.architectures.heads import check_classes, check_weights, with_background
@@ -52,6 +52,8 @@ class MaskRCNNOptions(JsonRecord):
     wiring: Wiring = "plain"
     """Skips of the pyramid: `plain` is Mask R-CNN, `nested` 2+, `full_scale` 3+, `sharp` #."""
     encoder: Literal["vgg16", "resnet101", "resnet50", "resnet18", "double_conv"] = "vgg16"
+    encoder_weights: EncoderWeights | None = None
+    """Where a training starts from, such as weights of ImageNet; None: from scratch, as in the paper."""
     width: int = 64
     """Channels of the encoder's first stage; times 4 those of the pyramid, times 16 the hidden ones of the box head."""
     anchor_sides: tuple[float, ...] = (8.0, 16.0, 32.0, 64.0, 128.0)
@@ -76,6 +78,7 @@ class MaskRCNNOptions(JsonRecord):
     mask_threshold: float = 0.5
 
     def __post_init__(self) -> None:
+        check_weights_file(self.encoder_weights, self.encoder)
         for name in ("width", "anchor_samples", "candidates", "proposals", "region_samples", "detections"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, but got {getattr(self, name)}")
@@ -140,6 +143,11 @@ class MaskRCNNSegmenter(Segmenter):
         )
         self.box_head = BoxHead(channels, 16 * options.width, classes)
         self.mask_head = MaskHead(channels, classes)
+
+    def pretrained(self) -> tuple[Pretrained, ...]:
+        """Return the encoder's weights, where the options name them."""
+        weights = self.options.encoder_weights
+        return (weights.of(self.stages.encoder),) if weights else ()
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         """Return `rpn_objectness`, `rpn_box`, `class`, `box`, `mask` and "loss"; in training regions are drawn."""

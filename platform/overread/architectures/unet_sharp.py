@@ -31,8 +31,17 @@ from overread.architectures.blocks import (
     upsample,
 )
 from overread.architectures.classification_guidance import Guidance, gate, presence_loss
-from overread.architectures.contract import Alone, Features, Losses, Network, Published, Segmenter, architecture
-from overread.architectures.encoders import build_encoder
+from overread.architectures.contract import (
+    Alone,
+    Features,
+    Losses,
+    Network,
+    Pretrained,
+    Published,
+    Segmenter,
+    architecture,
+)
+from overread.architectures.encoders import EncoderWeights, build_encoder, check_weights_file
 from overread.architectures.grid import Grid, Node, Source, Wiring, name_of
 from overread.architectures.heads import (
     SIGMOID_LOSSES,
@@ -60,6 +69,8 @@ class UNetSharpOptions(JsonRecord):
 
     wiring: Wiring = "sharp"
     encoder: Literal["double_conv", "v_net", "vgg16", "resnet50", "resnet101"] = "double_conv"
+    encoder_weights: EncoderWeights | None = None
+    """Where a training starts from, such as weights of ImageNet; None: from scratch, as in the paper."""
     connection: Literal["project", "direct"] = "project"
     level: int = 4
     """L, the trained pruning level: nodes with i + j <= L exist; sizes must be multiples of 2^L (ResNets: 2^(L+1))."""
@@ -79,6 +90,7 @@ class UNetSharpOptions(JsonRecord):
     which is far ahead of the mean while the shallow heads are still learning."""
 
     def __post_init__(self) -> None:
+        check_weights_file(self.encoder_weights, self.encoder)
         if not 1 <= self.level <= 4:
             raise UserError(f"level must be in 1..4, but got {self.level}")
         if self.width < 1:
@@ -280,6 +292,11 @@ class UNetSharpSegmenter(Segmenter):
             if options.guidance:
                 hidden = node[0] >= max(options.level - 1, 1)
                 self.guides[name_of(node)] = Guidance(channels, classes - 1, hidden=hidden)
+
+    def pretrained(self) -> tuple[Pretrained, ...]:
+        """Return the encoder's weights, where the options name them."""
+        weights = self.options.encoder_weights
+        return (weights.of(self.network.encoder),) if weights else ()
 
     def branches(self) -> list[Node]:
         """Return the supervised nodes."""

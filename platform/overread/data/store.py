@@ -60,6 +60,10 @@ class CaseArrays:
         """Instance ids in the native grid, memory-mapped."""
         return self._open("native_instances")
 
+    def has_extra(self, name: str) -> bool:
+        """Whether a named extra array is stored."""
+        return (self.folder / f"extra_{name}.npy").is_file()
+
     def read_extra(self, name: str) -> NDArray[np.float32]:
         """A named extra array (channels, D, H, W), memory-mapped."""
         return self._open(f"extra_{name}")

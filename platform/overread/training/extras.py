@@ -1,34 +1,56 @@
 """Extra arrays of whole cases (attention maps): computed once per case, stored beside its image, read ever after.
 
 A file belongs to what computed it: its name carries `Extra.key`. So trials that need the same maps share them, and a
-network that computes others finds none of theirs.
+network that computes others finds none of theirs. A file of another shape than its case is computed anew.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from overread.architectures.contract import Segmenter
+from overread.architectures.contract import Segmenter, build_segmenter
 from overread.data.store import CaseArrays, open_case
-from overread.records import Needs, Prepared
+from overread.records import Needs, Prepared, TrialConfig
+from overread.training.pretrained import load_pretrained
+
+logger = logging.getLogger(__name__)
 
 
-def ensure_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[str]) -> None:
-    """Compute and store what `segmenter.needs.extras` names and the cases lack, in evaluation mode."""
+def store_extras(config: TrialConfig, prepared: Prepared, case_ids: Sequence[str], device: torch.device | str) -> int:
+    """Compute the missing extras of a trial's cases, apart from its training; return how many cases lacked them."""
+    return ensure_extras(load_pretrained(build_segmenter(config)).to(device), prepared, case_ids)
+
+
+def ensure_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[str]) -> int:
+    """Compute and store what `segmenter.needs.extras` names and the cases lack, in evaluation mode.
+
+    Return the number of cases that lacked something; the log says once what is computed and why.
+    """
     needs, training = segmenter.needs, segmenter.training
+    lacking = [case_id for case_id in case_ids if _missing(needs, open_case(prepared, case_id))]
+    if lacking:
+        logger.info("%s", _explained(needs, prepared, lacking))
     segmenter.eval()
-    for case_id in case_ids:
+    for case_id in lacking:
         arrays = open_case(prepared, case_id)
-        missing = _missing(needs, arrays)
-        if missing:
-            maps = _compute(segmenter, np.array(arrays.image))
-            for name in missing:
-                arrays.write_extra(needs.stored_extra(name), maps[name].float().cpu().numpy())
+        maps = _compute(segmenter, np.array(arrays.image))
+        for name in _missing(needs, arrays):
+            arrays.write_extra(needs.stored_extra(name), maps[name].float().cpu().numpy())
     segmenter.train(training)
+    return len(lacking)
+
+
+def _explained(needs: Needs, prepared: Prepared, lacking: Sequence[str]) -> str:
+    """Return what is computed for the cases that lack something, and whether others or misfits are stored."""
+    names = sorted(needs.extras)
+    others = [name for name in names if any(open_case(prepared, lacking[0]).folder.glob(f"extra_{name}-*.npy"))]
+    reason = "those stored are of other weights, settings or data" if others else "none are stored yet"
+    return f"computing {', '.join(names)} of {len(lacking)} cases of '{prepared.dataset}': {reason}"
 
 
 def stored_extras(needs: Needs, prepared: Prepared, case_id: str) -> dict[str, Tensor] | None:
@@ -40,7 +62,14 @@ def stored_extras(needs: Needs, prepared: Prepared, case_id: str) -> dict[str, T
 
 
 def _missing(needs: Needs, arrays: CaseArrays) -> list[str]:
-    return [name for name in needs.extras if not (arrays.folder / f"extra_{needs.stored_extra(name)}.npy").is_file()]
+    """Return the extras that are not stored, or not in the shape of the case."""
+    spatial = arrays.image.shape[1:]
+    missing = []
+    for name, extra in needs.extras.items():
+        stored = needs.stored_extra(name)
+        if not arrays.has_extra(stored) or arrays.read_extra(stored).shape != (extra.channels, *spatial):
+            missing.append(name)
+    return missing
 
 
 def _compute(segmenter: Segmenter, image: np.ndarray) -> Mapping[str, Tensor]:

@@ -28,6 +28,7 @@ from overread.training.failures import named_failures
 from overread.training.loop import Run, keep_pace, train_epoch, validate
 from overread.training.optimiser import build_optimiser
 from overread.training.overlays import write_overlays
+from overread.training.pretrained import load_pretrained
 from overread.training.step import Step
 
 WEIGHTS = "weights.safetensors"
@@ -95,7 +96,7 @@ def start(config: TrialConfig, prepared: Prepared, context: WorkerContext) -> Ru
     """Build everything a worker needs, resolve the number of steps, and restore a checkpoint."""
     check_fits(config, prepared)
     share = Share(config.batch_size, context.rank, context.world_size)
-    segmenter = build_segmenter(config).to(context.device)
+    segmenter = load_pretrained(build_segmenter(config)).to(context.device)
     fold = prepared.splits.fold(config.fold)
     if segmenter.needs.extras:
         _share_extras(segmenter, prepared, (*fold.train, *fold.validation), context)

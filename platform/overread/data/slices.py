@@ -1,0 +1,54 @@
+"""`Slices`: single slices of prepared images without labels, for self-supervised training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from overread.data.store import open_case
+from overread.errors import UserError
+from overread.jsonio import fingerprint
+from overread.records import Prepared, PreparedCase
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def pretraining_cases(prepared: Prepared, fold: int) -> tuple[PreparedCase, ...]:
+    """Return the training cases of a fold and the unlabelled ones that share no group with any other labelled case.
+
+    So nothing of a locked, calibration or validation group is seen before it is read.
+    """
+    train = set(prepared.splits.fold(fold).train)
+    held_out = {case.group for case in prepared.cases if case.id not in train}
+    labelled = tuple(case for case in prepared.cases if case.id in train)
+    return labelled + tuple(case for case in prepared.unlabelled if case.group not in held_out)
+
+
+class Slices:
+    """The slices of some cases, one after another; every access maps the file of its case anew."""
+
+    def __init__(self, prepared: Prepared, cases: Sequence[PreparedCase]) -> None:
+        if not cases:
+            raise UserError("self-supervised training must have at least one case, but got none: check the splits")
+        self._arrays = [open_case(prepared, case) for case in cases]
+        self._ends = np.cumsum([case.shape[0] for case in cases])
+        self.cases = tuple(case.id for case in cases)
+        self.content = fingerprint([prepared.content, *self.cases])
+        """Hash of the data, that a resumed training compares."""
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def load(self, indices: Sequence[int]) -> list[Tensor]:
+        """Return slices (C, H, W) float32, of any sizes, on the CPU."""
+        return [self._slice(index) for index in indices]
+
+    def _slice(self, index: int) -> Tensor:
+        import torch
+
+        case = int(np.searchsorted(self._ends, index, side="right"))
+        image = self._arrays[case].image
+        return torch.from_numpy(np.array(image[:, index - int(self._ends[case])]))
