@@ -48,7 +48,7 @@ def test_one_process_needs_no_wrapper() -> None:
 
 
 def test_the_private_names_of_ray_are_there() -> None:
-    trainer, report = _lean_classes(Path("trial"))
+    trainer, report = _lean_classes(Path("trial"), print)
     assert "_initialize_and_run_controller" in vars(trainer)
     assert hasattr(trainer.__mro__[1], "_create_default_callbacks")  # both are overridden, so both must exist in Ray
     assert hasattr(report, "after_report")

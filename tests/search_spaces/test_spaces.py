@@ -27,7 +27,7 @@ FAMILIES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "pan
 SPACES = [*FAMILIES, "panel"]
 
 
-def context(volumetric=False):
+def context(volumetric=False, teachers=()):
     names = tuple(FAMILIES)
     return SimpleNamespace(
         spatial_dims=3 if volumetric else 2,
@@ -37,6 +37,7 @@ def context(volumetric=False):
         architectures=names,
         classes=3,
         in_channels=1,
+        teachers=teachers,
     )
 
 

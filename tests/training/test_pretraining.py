@@ -47,7 +47,8 @@ CONFIG = PretrainConfig(
 class Noise:
     """Eight random images of two sizes: two steps an epoch."""
 
-    content = "noise"
+    content = dataset = "noise"
+    cases = ("all",)
 
     def __init__(self, scale: float = 1.0, side: int = 12) -> None:
         self.scale, self.side = scale, side
@@ -102,7 +103,8 @@ def test_outcome_files_and_reports(tmp_path: Path) -> None:
     }
     assert 0 < first.metrics["teacher_entropy"] <= first.metrics["teacher_spread"] <= np.log(16)
     assert set(outcome.versions) == {"overread", "torch", "numpy"}
-    assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
+    for epoch in (1, 2):
+        assert (tmp_path / "attention" / f"epoch-000{epoch}.png").read_bytes().startswith(b"\x89PNG")
     teacher = load_file(tmp_path / TEACHER)
     assert {"cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "norm.bias"} <= set(
         teacher

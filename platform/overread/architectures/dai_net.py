@@ -4,7 +4,8 @@ The maps nu are those of a frozen DINO teacher (`attention_maps`), one per head,
 * Dual encoder (main). E_x sees the image, E_nu the maps: four levels of two Conv3-BN-ReLU each, `width` * (1, 2, 4, 8)
   channels, without shared weights. At the bottom both are concatenated, then one decoder: a transposed convolution,
   concatenation with E_x's skip and, where the level's switch is on, with E_nu's, and two Conv3-BN-ReLU.
-* Single encoder. One U-Net whose input is image and maps stacked.
+* Single encoder. One U-Net whose input is image and maps stacked. Beyond the paper it may be any network of the
+  platform (`backbone`): each takes the maps as further channels of its input.
 A 1x1 head. Loss: 0.5 cross-entropy + 0.5 Dice. Switches are written (①②③④); ① is full resolution: the text says that
 the *last* skip hurts the left ventricle, and of the table's rows only 0111 has the best one.
 Parameters for 1 + 6 channels and 9 classes: dual 1111 43,585,865; 0111 43,549,001; 0001 42,811,721; 0000 40,452,425;
@@ -24,13 +25,12 @@ import torch
 from torch import Tensor, cat, nn
 
 from overread.architectures.attention_maps import AttentionMaps, AttentionOptions
+from overread.architectures.backbone import BackboneOptions
 from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, transposed_up
 from overread.architectures.contract import EncoderDecoder, Losses, Network, Pretrained, Published, architecture
 from overread.architectures.encoders import build_encoder
 from overread.architectures.heads import SoftmaxSegmenter
-from overread.architectures.unet import UNet, UNetOptions
 from overread.errors import UserError
-from overread.jsonio import JsonRecord
 from overread.records import Batch, Readings, Variant
 
 ATTENTION = "attention"
@@ -40,21 +40,25 @@ LEVELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAINetOptions(JsonRecord):
-    """Options of DAI-Net; the defaults are the published dual encoder 1111."""
+class DAINetOptions(BackboneOptions):
+    """Options of DAI-Net; the defaults are the published dual encoder 1111. The backbone is that of the single form."""
 
     form: Literal["single", "dual"] = "dual"
     switches: tuple[bool, bool, bool, bool] = (True, True, True, True)
     """Skips of the maps' encoder, finest (①) first; of the dual form only."""
     fusion: Literal["pooled", "own_bottom"] = "pooled"
     """How the two encoders meet; of the dual form only."""
-    width: int = 64
-    """Channels at full resolution; doubled per level."""
     attention: AttentionOptions = field(default_factory=AttentionOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width < 1:
             raise UserError(f"width must be at least 1, but got {self.width}")
+        if self.form == "dual" and (self.backbone != "unet" or self.backbone_options):
+            raise UserError(
+                "a backbone must go with the single form, but the dual one has encoders of its own and got "
+                f"'{self.backbone}' {self.backbone_options}: choose form single"
+            )
 
 
 class DAINet(EncoderDecoder):
@@ -109,7 +113,7 @@ def build_network(options: DAINetOptions, *, in_channels: int, spatial_dims: int
     """Build the wiring of either form on image and maps, stacked: `in_channels` counts both."""
     if options.form == "dual":
         return DAINet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-    return UNet(UNetOptions(width=options.width), in_channels=in_channels, spatial_dims=spatial_dims)
+    return options.network(in_channels=in_channels, spatial_dims=spatial_dims)
 
 
 def _published(**options: object) -> Published:

@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "overread.cli.run:demo",
     "run": "overread.cli.run:run",
     "prepare": "overread.cli.prepare:prepare",
+    "pretrain": "overread.cli.pretrain:pretrain",
     "search": "overread.cli.search:search",
     "train": "overread.cli.train:train",
     "winners": "overread.cli.winners:winners",

@@ -15,6 +15,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SIZE_CPU, SIZE_GPU = 96, 256
 FOLDER = click.Path(path_type=Path, file_okay=False)
+TEACHER_HELP = "Folder of `overread pretrain`, whose attention maps dai_net takes; several are compared."
 
 
 def _stack(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -64,6 +65,7 @@ searching = _stack(
     click.option("--workers-per-trial", default="1", show_default=True, help="Workers; '1,2' mixes both."),
     click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True),
     click.option("--max-concurrent", type=click.IntRange(1), help="Trials at a time [default: what fits]."),
+    click.option("--teacher", "teachers", type=FOLDER, multiple=True, help=TEACHER_HELP),
     click.option("--points", type=click.Choice(["fit", "published"]), default="fit", show_default=True),
 )
 time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")

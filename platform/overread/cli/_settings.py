@@ -51,12 +51,14 @@ def search_settings(options: Mapping[str, Any]) -> SearchSettings:
         cpus=options["cpus"],
         seed=options["seed"],
         resume=options["resume"],
+        teachers=tuple(str(folder.resolve()) for folder in options.get("teachers", ())),
     )
 
 
 def paths(options: Mapping[str, Any]) -> dict[str, Path | None]:
-    """Return the options that are paths, which must be absolute on a cluster."""
-    return {name: options.get(name) for name in PATHS}
+    """Return the options that are paths, which must be absolute on a cluster; of teachers the first that is not."""
+    relative = next((folder for folder in options.get("teachers", ()) if not folder.is_absolute()), None)
+    return {name: options.get(name) for name in PATHS} | {"teacher": relative}
 
 
 def _workers(text: str) -> tuple[int, ...]:

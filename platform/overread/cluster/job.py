@@ -22,29 +22,35 @@ SEARCH_ENDED = "end of the search's time"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialJob(JsonRecord):
-    """A trial with its place: what Tune passes to the trial function."""
+class WorkerJob(JsonRecord):
+    """What workers do together, with its place."""
 
     trial_id: str
-    number: int
-    """Number of the trial in the Optuna study."""
     folder: str
-    config: TrialConfig
     workers: int = 1
     threads: int = 1
     """Torch threads (and CPUs) of each worker."""
     gpus_per_worker: float = 0.0
     deadline: float | None = None
-    """Unix time after which training stops and the trial is evaluated."""
+    """Unix time after which training stops (and a trial is evaluated)."""
+
+    @property
+    def path(self) -> Path:
+        """The folder of its files."""
+        return Path(self.folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob(WorkerJob):
+    """A trial with its place: what Tune passes to the trial function."""
+
+    number: int
+    """Number of the trial in the Optuna study."""
+    config: TrialConfig
     protected: bool = False
     """Never stopped early: the first of its family."""
     trainer: bool = False
     """Run as a Ray Train worker group even with one worker."""
-
-    @property
-    def path(self) -> Path:
-        """The trial's folder."""
-        return Path(self.folder)
 
     def outcome(self) -> TrialOutcome | None:
         """Return how the trial ended, or None when it has not."""
@@ -64,7 +70,7 @@ class StopSignal:
     The file is looked at every `interval` seconds only: shared storage is slow.
     """
 
-    job: TrialJob
+    job: WorkerJob
     clock: Callable[[], float] = time.time
     interval: float = 0.2
     reason: str = ""

@@ -1,8 +1,9 @@
-"""A trial of several workers: a Ray Train `TorchTrainer` inside the trial, as lean as Ray 2.60 allows.
+"""Workers that train together: a Ray Train `TorchTrainer` inside a trial or the driver, as lean as Ray 2.60 allows.
 
-By default a `TorchTrainer` starts up to eight processes per trial. Here its controller runs in the trial's own process,
-reports go straight to Tune, and helpers that we do not use are left out: 3.3 s instead of 18 s to start. This needs
-private names of Ray 2.60 (hence the pin); where they are missing, the plain `TorchTrainer` does the same job slower.
+By default a `TorchTrainer` starts up to eight processes per trial. Here its controller runs in the caller's process,
+reports go straight to Tune (or to the driver), and helpers that we do not use are left out: 3.3 s instead of 18 s to
+start. This needs private names of Ray 2.60 (hence the pin); where they are missing, the plain `TorchTrainer` does the
+same job slower.
 
 Trap (ray issue 54305): the workers' placement group outlives a trial that is killed. Its id is written to the trial's
 folder as soon as the group exists, and the driver removes the group when the trial has ended (`release_group`).
@@ -12,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overread.cluster.job import GROUP, StopSignal, TrialJob, last_checkpoint
+from overread.cluster.job import GROUP, StopSignal, TrialJob, WorkerJob, last_checkpoint
 from overread.cluster.session import apply_settings
 from overread.jsonio import read_json, write_json
 from overread.records import Prepared
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from overread.cluster.trainable import Worker
+    from overread.training.worker import WorkerContext
+
+Report = Callable[[dict[str, Any]], object]
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +38,24 @@ class WorkerDied(Exception):  # noqa: N818  (a process ended; the trial may go o
 
 
 def run_group(job: TrialJob, prepared: Prepared, worker: Worker) -> None:
-    """Run the workers of a trial to their end; called in the trial's process.
-
-    Raises `WorkerDied` when a process ended, and the worker's own exception when its code failed.
-    """
+    """Run the workers of a trial to their end; called in the trial's process. Errors as in `fit_group`."""
     apply_settings()  # the controller reads them in this process
+
+    from ray import tune
 
     def loop() -> None:
         train_on_rank(job, prepared, worker)
 
+    fit_group(job, loop, tune.report)
+
+
+def fit_group(job: WorkerJob, loop: Callable[[], None], report: Report) -> None:
+    """Run `loop` in every worker of a group; `report` gets rank 0's metrics in the caller's process, as they come.
+
+    Raises `WorkerDied` when a process ended, and the worker's own exception when its code failed.
+    """
     try:
-        _trainer(job, loop).fit()
+        _trainer(job, loop, report).fit()
     except Exception as error:
         raise own_error(error) from error
 
@@ -71,30 +83,38 @@ def _is_collective(cause: BaseException) -> bool:
 def train_on_rank(job: TrialJob, prepared: Prepared, worker: Worker) -> None:
     """Run the worker function as one rank of the group; called by Ray Train in each worker process."""
     import ray.train
+
+    from overread.cluster.trainable import explain, make_reporter
+
+    stop = StopSignal(job=job)
+    context = rank_context(job, stop)
+    context.report = make_reporter(job, context.rank, ray.train.report)
+    context.resume = last_checkpoint(job.path)
+    outcome = worker(job.config, prepared, context)
+    if context.rank == 0:
+        explain(outcome, stop.reason, job.path)
+
+
+def rank_context(job: WorkerJob, stop: StopSignal) -> WorkerContext:
+    """Return what this process of a group is given; its reports go nowhere yet."""
+    import ray.train
     import torch
     from ray.train.torch import get_device
 
-    from overread.cluster.trainable import explain, make_reporter
     from overread.training.worker import WorkerContext
 
     torch.set_num_threads(job.threads)
-    rank, stop = ray.train.get_context().get_world_rank(), StopSignal(job=job)
     device = get_device()
-    context = WorkerContext(
+    return WorkerContext(
         trial_id=job.trial_id,
         folder=job.path,
-        rank=rank,
+        rank=ray.train.get_context().get_world_rank(),
         world_size=job.workers,
         device=device,
         threads=job.threads,
-        report=make_reporter(job, rank, ray.train.report),
-        resume=last_checkpoint(job.path),
         wrap=lambda module: data_parallel(module, device),
         should_stop=stop,
     )
-    outcome = worker(job.config, prepared, context)
-    if rank == 0:
-        explain(outcome, stop.reason, job.path)
 
 
 def data_parallel(module: nn.Module, device: Any) -> nn.Module:
@@ -125,7 +145,7 @@ def release_group(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _trainer(job: TrialJob, loop: Any) -> Any:
+def _trainer(job: WorkerJob, loop: Callable[[], None], report: Report) -> Any:
     import ray.train
     from ray.train.torch import TorchConfig
 
@@ -137,25 +157,26 @@ def _trainer(job: TrialJob, loop: Any) -> Any:
     }
     storage = {"name": f"train-{job.trial_id}", "storage_path": str(job.path.resolve() / "ray")}
     try:
-        lean, report = _lean_classes(job.path)
+        lean, direct = _lean_classes(job.path, report)
     except (ImportError, AttributeError):
-        logger.warning("this Ray has no in-process controller: trials of several workers start slower")
-        return _plain_trainer(loop, arguments, storage)
-    return lean(loop, run_config=ray.train.RunConfig(callbacks=[report()], **storage), **arguments)
+        logger.warning("this Ray has no in-process controller: groups of workers start slower")
+        return _plain_trainer(loop, arguments, storage, in_trial=isinstance(job, TrialJob))
+    return lean(loop, run_config=ray.train.RunConfig(callbacks=[direct()], **storage), **arguments)
 
 
-def _plain_trainer(loop: Any, arguments: dict[str, Any], storage: dict[str, str]) -> Any:
+def _plain_trainer(loop: Any, arguments: dict[str, Any], storage: dict[str, str], *, in_trial: bool) -> Any:
+    """Return Ray's own trainer; outside of a trial nothing hears its reports, and files tell the end."""
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    return TorchTrainer(loop, run_config=ray.train.RunConfig(callbacks=[TuneReportCallback()], **storage), **arguments)
+    callbacks: list[Any] = [TuneReportCallback()] if in_trial else []
+    return TorchTrainer(loop, run_config=ray.train.RunConfig(callbacks=callbacks, **storage), **arguments)
 
 
-def _lean_classes(folder: Path) -> tuple[Any, Any]:
-    """Return the trainer with an in-process controller and the callback that reports from it to Tune."""
+def _lean_classes(folder: Path, report: Report) -> tuple[Any, Any]:
+    """Return the trainer with an in-process controller and the callback that reports from it."""
     import ray.train
-    from ray import tune
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -180,6 +201,6 @@ def _lean_classes(folder: Path) -> tuple[Any, Any]:
 
     class DirectReport(ray.train.UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            tune.report(dict(metrics[0]))
+            report(dict(metrics[0]))
 
     return LeanTrainer, DirectReport

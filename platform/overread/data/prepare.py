@@ -190,7 +190,7 @@ def _write_arrays(
     group_of = {case.id: case.group for case, _ in results}
     similar = near_duplicates({case.id: small for case, small in results})
     pairs = [(first, second) for first, second in similar if group_of[first] != group_of[second]]
-    merged = {case.id: case.group for case in _cases(merge_groups(dataset, pairs), settings)}
+    merged = _joined(dataset, pairs)
     everything = tuple(replace(case, group=merged[case.id]) for case, _ in results)
     cases, unlabelled = everything[: len(dataset.cases)], everything[len(dataset.cases) :]
     groups = {case.id: case.group for case in cases}
@@ -209,6 +209,21 @@ def _write_arrays(
         near_duplicates=tuple(pairs),
         content="",
     )
+
+
+def _joined(dataset: Dataset, pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return the group of every case by id, near-duplicates together.
+
+    The groups of labelled cases, and so the splits, do not depend on the unlabelled images; one of these has the group
+    of a labelled case that it is joined to (where it is joined to several groups, of the first).
+    """
+    labelled = {case.id for case in dataset.cases}
+    own = merge_groups(dataset, [pair for pair in pairs if labelled.issuperset(pair)])
+    joined, groups = merge_groups(dataset, pairs), {case.id: case.group for case in own.cases}
+    first: dict[str, str] = {}
+    for case in sorted(joined.cases, key=lambda case: groups[case.id]):
+        first.setdefault(case.group, groups[case.id])
+    return groups | {case.id: first.get(case.group, case.group) for case in joined.unlabelled}
 
 
 def _split(groups: dict[str, str], settings: PrepareSettings, strata: dict[str, str], pairs: int) -> Splits:

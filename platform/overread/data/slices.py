@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 
 
 def pretraining_cases(prepared: Prepared, fold: int) -> tuple[PreparedCase, ...]:
-    """Return the training cases of a fold and the unlabelled ones that share no group with any other labelled case.
+    """Return the training cases of a fold, and the unlabelled ones apart from all other labelled cases.
 
-    So nothing of a locked, calibration or validation group is seen before it is read.
+    Apart: in no group of theirs, not near-duplicates of them, nor so of an unlabelled case that is. So nothing of a
+    locked, calibration or validation group is seen before it is read.
     """
     train = set(prepared.splits.fold(fold).train)
-    held_out = {case.group for case in prepared.cases if case.id not in train}
-    labelled = tuple(case for case in prepared.cases if case.id in train)
-    return labelled + tuple(case for case in prepared.unlabelled if case.group not in held_out)
+    held_out = {case.id: case.group for case in prepared.cases if case.id not in train}
+    free = {case.id: case for case in prepared.unlabelled}
+    while reached := _reached(prepared, held_out, free):
+        held_out |= {case: free.pop(case).group for case in reached}
+    return tuple(case for case in prepared.cases if case.id in train) + tuple(free.values())
+
+
+def _reached(prepared: Prepared, held_out: Mapping[str, str], free: Mapping[str, PreparedCase]) -> set[str]:
+    """Return the free cases in a held-out group, or near-duplicate to a held-out case."""
+    groups = set(held_out.values())
+    both_ways = (*prepared.near_duplicates, *((b, a) for a, b in prepared.near_duplicates))
+    copies = {a for a, b in both_ways if b in held_out}
+    return {case.id for case in free.values() if case.group in groups or case.id in copies}
 
 
 class Slices:
@@ -35,6 +46,7 @@ class Slices:
             raise UserError("self-supervised training must have at least one case, but got none: check the splits")
         self._arrays = [open_case(prepared, case) for case in cases]
         self._ends = np.cumsum([case.shape[0] for case in cases])
+        self.dataset = prepared.dataset
         self.cases = tuple(case.id for case in cases)
         self.content = fingerprint([prepared.content, *self.cases])
         """Hash of the data, that a resumed training compares."""

@@ -6,6 +6,7 @@ finds the largest batch and width that still get enough steps, so that every fam
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,9 @@ from overread.jsonio import JsonRecord
 from overread.records import Prepared, TrialConfig
 from overread.search.settings import SearchSettings
 from overread.search.space import SpaceContext, fitting_architectures, load_space, make_config, points
+from overread.search.teachers import read_teachers, takes_maps
 
+log = logging.getLogger(__name__)
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 BATCH_SIZES_CPU, BATCH_SIZES_GPU = (8, 4), (16, 8)
 """Tried in this order: in a short training the number of steps matters more than the samples of each."""
@@ -56,6 +59,8 @@ class BudgetPlan(JsonRecord):
     """Timed step of the largest offered width, by architecture."""
     prepared: str
     """`Prepared.content`: a search stays with its data."""
+    teachers: tuple[dict[str, Any], ...] = ()
+    """Options of the sources of attention maps."""
 
     @property
     def expected_trials(self) -> int:
@@ -118,7 +123,11 @@ def plan(
         batch_sizes={},
         step_seconds={},
         prepared=prepared.content,
+        teachers=read_teachers(settings.teachers, prepared, settings.fold),
     )
+    for family in families:
+        if takes_maps(family) and not draft.teachers:
+            log.warning("%s has maps of random weights, a trial of the machinery only: give it a --teacher", family)
     timer = timer or _timer(prepared, settings, threads)
     for family in families:
         fit = _fit(prepared, settings, draft, module, family, timer)
@@ -185,6 +194,7 @@ def make_context(prepared: Prepared, plan: BudgetPlan) -> SpaceContext:
         architectures=plan.architectures,
         classes=prepared.classes,
         in_channels=len(prepared.preprocessing.channels),
+        teachers=plan.teachers,
     )
 
 

@@ -16,6 +16,7 @@ from overread.search.space import (
     points,
     space_architectures,
 )
+from overread.search.teachers import read_teachers
 
 
 def check_search(settings: SearchSettings, cpus: int, gpus: float = 0.0, prepared: Prepared | None = None) -> None:
@@ -46,6 +47,7 @@ def check_search(settings: SearchSettings, cpus: int, gpus: float = 0.0, prepare
         architectures=families,
         classes=prepared.classes,
         in_channels=len(prepared.preprocessing.channels),
+        teachers=read_teachers(settings.teachers, prepared, settings.fold),
     )
     check_points(module, context, settings, prepared)
 

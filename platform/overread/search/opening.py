@@ -89,7 +89,7 @@ def _check_folder(out: Path, settings: SearchSettings, prepared: Prepared) -> No
     if not settings.resume:
         raise UserError(f"{out} must not hold a search, but it does: resume it (--resume) or choose another folder")
     before = SearchSettings.load(path)
-    kept = ("space", "architectures", "points", "fold", "seed", "steps", "epochs")
+    kept = ("space", "architectures", "points", "fold", "seed", "steps", "epochs", "teachers")
     changed = [name for name in kept if getattr(before, name) != getattr(settings, name)]
     if changed:
         raise UserError(

@@ -47,6 +47,8 @@ class SearchSettings(JsonRecord):
     early_stopping: bool = True
     seed: int = 0
     resume: bool = False
+    teachers: tuple[str, ...] = ()
+    """Folders of pretrainings: the sources of attention maps to search."""
 
     def __post_init__(self) -> None:
         if self.trials is None and self.time_budget_s is None:

@@ -37,6 +37,8 @@ class SpaceContext:
     architectures: tuple[str, ...] = ()
     classes: int = 2
     in_channels: int = 1
+    teachers: tuple[Mapping[str, Any], ...] = ()
+    """Options of the sources of attention maps: pretrained teachers, in the order they were given."""
 
 
 def spaces_folder(spaces_dir: str | Path | None = None) -> Path:

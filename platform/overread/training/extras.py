@@ -7,6 +7,8 @@ network that computes others finds none of theirs. A file of another shape than 
 from __future__ import annotations
 
 import logging
+import os
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,8 +38,11 @@ def ensure_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[s
     if lacking:
         logger.info("%s", _explained(needs, prepared, lacking))
     segmenter.eval()
-    for case_id in lacking:
+    # trials that start together go through the cases in different orders, and each leaves out what another has stored
+    for case_id in random.Random(os.getpid()).sample(lacking, len(lacking)):  # noqa: S311
         arrays = open_case(prepared, case_id)
+        if not _missing(needs, arrays):
+            continue
         maps = _compute(segmenter, np.array(arrays.image))
         for name in _missing(needs, arrays):
             arrays.write_extra(needs.stored_extra(name), maps[name].float().cpu().numpy())

@@ -1,9 +1,9 @@
 """A DINO pretraining on one worker, from its config to the teacher's file: the function that every launcher runs.
 
-Rank 0 alone writes files: `checkpoint/`, `attention.png` (what the teacher attends to), `teacher.safetensors` (the ViT
-under DINO's own names) and last `pretrain.json`. Data, crops and schedules follow from the step, and a checkpoint may
-be of any step: a resumed training ends as the uninterrupted one would. It is written after each epoch and when time is
-up.
+Rank 0 alone writes files: `checkpoint/`, `attention/epoch-<n>.png` (what the teacher attends to), `teacher.safetensors`
+(the ViT under DINO's own names) and last `pretrain.json`. Data, crops and schedules follow from the step, and a
+checkpoint may be of any step: a resumed training ends as the uninterrupted one would. It is written after each epoch
+and when time is up.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor
 
 import overread
 from overread.architectures.attention_maps import AttentionOptions
-from overread.architectures.vit import as_square, official_name
+from overread.architectures.vit import ViT, as_square, official_name
 from overread.data.hashing import file_sha256
 from overread.errors import TrialFailure, UserError
 from overread.jsonio import JsonRecord, write_with
-from overread.records import EpochReport
+from overread.records import EpochReport, Prepared, PreparedCase
 from overread.training.attention_pictures import write_attention
 from overread.training.augment import Share
 from overread.training.collective import any_over_ranks, sum_over_ranks
@@ -45,7 +45,7 @@ from overread.training.worker import WorkerContext
 TEACHER = "teacher.safetensors"
 OUTCOME = "pretrain.json"
 CHECKPOINT = "checkpoint"
-PICTURES = "attention.png"
+PICTURES = "attention"
 FILE = "checkpoint.pt"
 VERSION = 1
 CHECK_EVERY = 20
@@ -62,6 +62,10 @@ class Images(Protocol):
 
     content: str
     """Hash of the data."""
+    dataset: str
+    """Name of the data set."""
+    cases: tuple[str, ...]
+    """Whose images they are."""
 
     def __len__(self) -> int: ...
 
@@ -85,6 +89,9 @@ class PretrainOutcome(JsonRecord):
     images: int
     data: str
     """Hash of the images."""
+    dataset: str
+    cases: tuple[str, ...]
+    """What the teacher has seen: who measures with its maps must have locked others."""
     steps: int
     """That were done."""
     seconds: float
@@ -144,9 +151,46 @@ def pretrain(config: PretrainConfig, images: Images, context: WorkerContext) -> 
         return _train(_start(config, images, context))
 
 
-def attention_options(folder: Path) -> AttentionOptions:
-    """Return the settings of attention maps by the teacher of a pretraining's folder."""
+def picture(folder: Path, epoch: int) -> Path:
+    """Return where the attention pictures of an epoch are."""
+    return folder / PICTURES / f"epoch-{epoch:04d}.png"
+
+
+def saved_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that a pretraining's folder holds, or None for a fresh start."""
+    return folder / CHECKPOINT if (folder / CHECKPOINT / FILE).is_file() else None
+
+
+def check_pretraining(config: PretrainConfig, prepared: Prepared, cases: Sequence[PreparedCase]) -> None:
+    """Raise `UserError` for images smaller than one patch, or a weights file that the ViT cannot start from."""
+    patch = config.vit.patch
+    small = [case for case in cases if min(case.shape[1:]) < patch]
+    if small:
+        raise UserError(
+            f"images must be at least one patch, {patch} pixels, on each side, but {len(small)} of {len(cases)} in "
+            f"data set '{prepared.dataset}' are smaller ({small[0].id}: {small[0].shape[1:]}): use smaller patches or "
+            "a larger --size"
+        )
+    if config.start is not None:
+        load_into(ViT(config.vit), read_weights(Path(config.start)), rename=official_name)
+
+
+def attention_options(folder: Path, prepared: Prepared | None = None, fold: int = 0) -> AttentionOptions:
+    """Return the settings of attention maps by the teacher of a pretraining's folder.
+
+    With `prepared`, a teacher that was trained on this data set must not have seen what a training on the fold holds
+    out: locked, calibration and validation cases (`UserError`).
+    """
     outcome = PretrainOutcome.load(folder / OUTCOME)
+    if prepared is not None and outcome.dataset == prepared.dataset:
+        splits = prepared.splits
+        held_out = {*splits.locked, *splits.calibration, *splits.fold(fold).validation}
+        seen = sorted(held_out.intersection(outcome.cases))
+        if seen:
+            raise UserError(
+                f"teacher {folder} must not have seen cases that are held out here, but it was trained on {len(seen)} "
+                f"of them (such as {seen[0]}): pretrain with the same --seed, --folds and groups"
+            )
     return AttentionOptions(
         vit=outcome.config.vit,
         image_size=outcome.config.crops.size,
@@ -286,8 +330,10 @@ def _save(run: _Run) -> Path | None:
         "optimiser": dino.optimiser.state_dict(),
     }
     write_with(folder / CHECKPOINT / FILE, lambda path: torch.save(content, path))
-    places = sorted({round((i + 1) * len(run.images) / (SHOWN + 1)) % len(run.images) for i in range(SHOWN)})
-    write_attention(folder / PICTURES, dino.teacher.vit, run.images.load(places), run.config.crops.size)
+    if run.between_epochs:
+        places = sorted({round((i + 1) * len(run.images) / (SHOWN + 1)) % len(run.images) for i in range(SHOWN)})
+        path = picture(folder, progress.reports[-1].epoch)
+        write_attention(path, dino.teacher.vit, run.images.load(places), run.config.crops.size)
     return folder / CHECKPOINT
 
 
@@ -327,6 +373,8 @@ def _finish(run: _Run) -> PretrainOutcome:
             warning=progress.warning,
             images=len(run.images),
             data=run.images.content,
+            dataset=run.images.dataset,
+            cases=run.images.cases,
             steps=progress.step,
             seconds=progress.seconds,
             workers=context.world_size,

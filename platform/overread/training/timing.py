@@ -33,7 +33,8 @@ def time_step(
     segmenter = build_segmenter(config).to(device)
     precision = choose_precision(config, segmenter, device)
     seconds = timed(config, segmenter, precision, share, device, repeats)
-    return seconds + (load_seconds(config, prepared, segmenter.needs, world_size) if prepared is not None else 0.0)
+    needs = replace(segmenter.needs, extras={})  # stored by the first training that needs them, which is after this
+    return seconds + (load_seconds(config, prepared, needs, world_size) if prepared is not None else 0.0)
 
 
 def choose_precision(config: TrialConfig, segmenter: Segmenter, device: torch.device) -> Precision:
