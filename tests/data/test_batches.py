@@ -181,7 +181,7 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_pairs_of_one_case_are_refused(tmp_path: Path) -> None:
-    prepared = _prepared(tmp_path)
+    prepared = _prepared(tmp_path, [(1, 8, 8)])
     with pytest.raises(UserError, match="at least two training cases"):
         BatchSource(prepared, _ids(prepared)[:1], _config((8, 8)), Needs(pairs=True))
 
