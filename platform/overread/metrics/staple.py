@@ -1,0 +1,93 @@
+"""The consensus of several annotators of one structure: STAPLE (Warfield, Zou, Wells 2004, IEEE TMI 23(7)).
+
+Each annotator j has a sensitivity p_j and a specificity q_j, the hidden true mask T a prior g of a voxel in it.
+Expectation-maximisation alternates between the probability that a voxel is in T,
+    W_i = a_i / (a_i + b_i),
+    a_i = g prod_j p_j^d_ij (1 - p_j)^(1 - d_ij),  b_i = (1 - g) prod_j q_j^(1 - d_ij) (1 - q_j)^d_ij,
+and p_j = sum_i W_i d_ij / sum_i W_i, q_j = sum_i (1 - W_i) (1 - d_ij) / sum_i (1 - W_i), until p and q stand still.
+As in the paper, all start alike and near 1, g is the mean of all decisions and stays, and voxels are independent.
+
+Voxels on which all annotators decide alike have the same W, so everything is counted by pattern of decisions: of A
+annotators there are at most 2^A, however large the image is. The background around a structure counts: cut off, g is
+larger and the consensus wider; here it is the whole image that the annotators saw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.errors import UserError
+from overread.metrics.overlap import Mask
+
+Floats = NDArray[np.float64]
+START = 0.99999
+"""Sensitivity and specificity that all annotators start with."""
+ITERATIONS = 500
+STILL = 1e-8
+"""Largest change of a sensitivity or specificity that counts as standing still."""
+FLOOR = 1e-12
+"""No annotator is always right or always wrong: a certain one could never be outvoted."""
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What the annotators say together."""
+
+    probabilities: Floats
+    """(*S) W: that a voxel is in the true mask."""
+    sensitivity: Floats
+    """(A,) share of the true mask that each annotator marked."""
+    specificity: Floats
+    """(A,) share of the rest that each left out."""
+    iterations: int
+
+    @property
+    def mask(self) -> Mask:
+        """(*S) the voxels that are more likely in the true mask than not."""
+        return self.probabilities > 0.5
+
+
+def staple(annotations: Mask, *, start: float = START, iterations: int = ITERATIONS) -> Consensus:
+    """Return the consensus of annotations (A, *S) of one class; A is at least 1.
+
+    Annotators who agree everywhere, all of them empty or full too, are right: the consensus is what they say, and so
+    it is for one annotator alone. Sensitivity is 1 where nothing is in the consensus, specificity where everything is.
+    """
+    if not len(annotations):
+        raise UserError("a consensus must be of at least one annotation, but got none")
+    decisions = np.asarray(annotations, bool).reshape(len(annotations), -1).T  # (voxels, A)
+    patterns, places, counts = np.unique(decisions, axis=0, return_inverse=True, return_counts=True)
+    shape = annotations.shape[1:]
+    if (patterns == patterns[:, :1]).all():
+        alike = np.ones(len(annotations))
+        return Consensus(np.asarray(annotations[0], np.float64), alike, alike.copy(), 0)
+    prior = float(decisions.mean())
+    marked = patterns.astype(np.float64)
+    sensitivity, specificity = np.full((2, len(annotations)), start)
+    done, still = 0, False
+    while done < iterations and not still:
+        inside = _probabilities(marked, sensitivity, specificity, prior)
+        before = np.concatenate([sensitivity, specificity])
+        sensitivity = _share(inside * counts, marked)
+        specificity = _share((1 - inside) * counts, 1 - marked)
+        still = bool(np.abs(np.concatenate([sensitivity, specificity]) - before).max() <= STILL)
+        done += 1
+    inside = _probabilities(marked, sensitivity, specificity, prior)
+    return Consensus(inside[places.ravel()].reshape(shape), sensitivity, specificity, done)
+
+
+def _probabilities(marked: Floats, sensitivity: Floats, specificity: Floats, prior: float) -> Floats:
+    """E-step: return W of each pattern (n, A), by logarithms: the products of many annotators leave float64."""
+    p, q = (np.clip(share, FLOOR, 1 - FLOOR) for share in (sensitivity, specificity))
+    inside = np.log(prior) + marked @ np.log(p) + (1 - marked) @ np.log1p(-p)
+    outside = np.log1p(-prior) + (1 - marked) @ np.log(q) + marked @ np.log1p(-q)
+    return np.exp(inside - np.logaddexp(inside, outside))
+
+
+def _share(weights: Floats, decisions: Floats) -> Floats:
+    """M-step: return (A,) the weighted share of right decisions; of nothing, 1."""
+    total = weights.sum()
+    return weights @ decisions / total if total > 0 else np.ones(decisions.shape[1])

@@ -1,0 +1,130 @@
+"""How far the surfaces of two masks are apart: normalised surface Dice and Hausdorff distance, 2-D and 3-D.
+
+The surface of a mask are its voxels with a face neighbour outside of it; what lies outside of the image is outside.
+Distances are between centres of voxels, in the unit of `spacing` (see `unit_of`), from the exact Euclidean transform.
+
+Normalised surface Dice (NSD, Nikolov et al. 2018): the share of both surfaces that is within a tolerance of the other,
+    (|{a in S_A: d(a, S_B) <= t}| + |{b in S_B: d(b, S_A) <= t}|) / (|S_A| + |S_B|).
+Each surface voxel counts once, while DeepMind's program weights them by surface area: the same for cubic voxels up to
+the voxels' edges. UGS-Net takes the mean of the two surfaces' shares instead.
+HD95 (Metrics Reloaded, Maier-Hein et al. 2024): the larger of the 95th percentiles of the two directed distances.
+
+Conventions (design section 5): both masks empty: NSD 1, HD95 0. One empty: NSD 0, and HD95 is undefined (None), as no
+distance is to nothing: it is left out of means and of their n, so look at the NSD or the Dice beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from overread.errors import UserError
+from overread.metrics.overlap import Mask, ratio
+
+Floats = NDArray[np.float64]
+Spacing = Sequence[float] | None
+PERCENTILE = 95.0
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """Distances of each surface voxel of a mask to the nearest one of the other; infinite if that has none."""
+
+    first: Floats
+    """(n,) of the first mask's surface voxels."""
+    second: Floats
+    """(m,) of the second mask's."""
+
+    def dice(self, tolerance: float) -> float:
+        """Return the share of all surface voxels within `tolerance` (in the unit of the spacing) of the other mask."""
+        if tolerance < 0:
+            raise UserError(f"the tolerance must not be negative, but got {tolerance}: give a distance")
+        near = sum(int((distances <= tolerance).sum()) for distances in (self.first, self.second))
+        return ratio(near, len(self.first) + len(self.second))
+
+    def hausdorff(self, percentile: float = PERCENTILE) -> float | None:
+        """Return the larger of both directed percentiles (100: the Hausdorff distance); both empty 0, one empty None.
+
+        Percentiles between two distances are interpolated linearly.
+        """
+        if not len(self.first) or not len(self.second):
+            return 0.0 if len(self.first) == len(self.second) else None
+        return max(float(np.percentile(distances, percentile)) for distances in (self.first, self.second))
+
+
+def unit_of(spacing: Spacing, axes: int) -> str:
+    """Return what distances are in: mm where the spacing is known, else pixels or, with three axes, voxels."""
+    if spacing is not None:
+        return "mm"
+    return "pixels" if axes == 2 else "voxels"
+
+
+def surface(mask: Mask) -> Mask:
+    """Return the voxels of a mask (*S) that have a face neighbour outside of it or of the image."""
+    inside: Mask = ndimage.binary_erosion(mask, border_value=0)
+    return mask & ~inside
+
+
+def surface_distances(first: Mask, second: Mask, spacing: Spacing = None) -> SurfaceDistances:
+    """Return the distances between the surfaces of two masks (*S) of equal shape.
+
+    `spacing` is the size of a voxel along each axis; None: voxels are the unit.
+
+    >>> square = np.zeros((4, 6), bool)
+    >>> square[1:3, 1:3] = True
+    >>> surface_distances(square, np.roll(square, 2, 1), (1.0, 0.5)).first.tolist()
+    [1.0, 0.5, 1.0, 0.5]
+    """
+    if first.shape != second.shape:
+        raise UserError(f"masks must have the same shape, but got {first.shape} and {second.shape}")
+    if spacing is not None and (len(spacing) != first.ndim or not all(size > 0 for size in spacing)):
+        raise UserError(f"the spacing must be {first.ndim} sizes above 0, but got {tuple(spacing)}: one for each axis")
+    edges = [surface(np.asarray(mask, bool)) for mask in (first, second)]
+    # The nearest surface voxel of a surface voxel lies in the box around both: all else need not be looked at.
+    box = _box(edges[0] | edges[1])
+    one, other = (edge[box] for edge in edges)
+    return SurfaceDistances(_to(other, spacing)[one], _to(one, spacing)[other])
+
+
+def surface_dice(first: Mask, second: Mask, tolerance: float, spacing: Spacing = None) -> float:
+    """Return the NSD of two masks (*S); the tolerance is in the unit of the spacing (None: voxels)."""
+    return surface_distances(first, second, spacing).dice(tolerance)
+
+
+def hausdorff_95(first: Mask, second: Mask, spacing: Spacing = None) -> float | None:
+    """Return the HD95 of two masks (*S) in the unit of the spacing; None: voxels, as many papers' tables print it."""
+    return surface_distances(first, second, spacing).hausdorff()
+
+
+def batch_surface_dice_of_ugs_net(predictions: Mask, truths: Mask, tolerance: float = 1.0) -> float:
+    """Return the NSD that UGS-Net's program computes: only to compare with its tables, no measure of surfaces.
+
+    That program hands a whole batch (B, 1, H, W) to a function for volumes, as one 4-D mask. Erosion along the axis of
+    length 1 leaves nothing, so every pixel of a mask is its surface, and the next image of the batch is one pixel away.
+    So it depends on what else is in the batch, and is far above the NSD of contours: inner pixels nearly always agree.
+    The mean of the shares of both masks; both empty 1, one empty 0.
+    """
+    if predictions.ndim != 4 or predictions.shape[1] != 1 or predictions.shape != truths.shape:
+        shapes = f"{predictions.shape} and {truths.shape}"
+        raise UserError(f"predictions and truths must be (B, 1, H, W) of equal shape, but got {shapes}")
+    distances = surface_distances(predictions, truths)
+    both = (distances.first, distances.second)
+    if not all(map(len, both)):
+        return float(len(both[0]) == len(both[1]))
+    return float(np.mean([(found <= tolerance).mean() for found in both]))
+
+
+def _box(marked: Mask) -> tuple[slice, ...]:
+    """Return the smallest box that holds all that is marked; of nothing, the whole array."""
+    return next(iter(ndimage.find_objects(marked.astype(np.int8))), (slice(None),) * marked.ndim)
+
+
+def _to(marked: Mask, spacing: Spacing) -> Floats:
+    """Return the distance (*S) of every voxel to the nearest marked one."""
+    if not marked.any():
+        return np.full(marked.shape, np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~marked, sampling=spacing), np.float64)
