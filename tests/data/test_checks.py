@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from overread.data.checks import check_case
+from overread.data.checks import annotator_problems, apart_from_others, check_case
 from overread.records import Case, Dataset
 
 SHAPE = (3, 4, 5)
@@ -135,6 +135,43 @@ def test_label_of_another_annotator_and_instances_are_checked(dataset: Dataset) 
     problems = check_case(dataset, case)
     assert len(problems) == 2
     assert all("wrong.nii.gz must have the image's shape" in problem for problem in problems)
+
+
+def test_every_annotator_of_another_size_is_named(dataset: Dataset) -> None:
+    root = Path(dataset.root)
+    for name, shape in (("ann", SHAPE), ("bob", (4, 3, 5)), ("cleo", (3, 4, 6))):
+        save(root / f"{name}.nii.gz", np.zeros(shape, np.uint8))
+    case = replace(dataset.cases[0], labels={name: f"{name}.nii.gz" for name in ("ann", "bob", "cleo")})
+    assert check_case(dataset, case) == (
+        "case a: bob.nii.gz must have the image's shape (3, 4, 5), but has (4, 3, 5): resample it to the image",
+        "case a: cleo.nii.gz must have the image's shape (3, 4, 5), but has (3, 4, 6): resample it to the image",
+    )
+
+
+def test_annotators_who_mark_nothing_that_others_do(dataset: Dataset) -> None:
+    masks = {"ann": [0, 1], "bob": [1, 2], "cleo": [7], "dora": []}
+    for name, voxels in masks.items():
+        label = np.zeros(SHAPE, np.uint8)
+        label.flat[voxels] = 1
+        save(Path(dataset.root) / f"{name}.nii.gz", label)
+
+    def of(*names: str) -> dict[str, bool]:
+        labels = {name: f"{name}.nii.gz" for name in names}
+        return apart_from_others(dataset, replace(dataset.cases[0], labels=labels))
+
+    assert of("ann", "bob", "cleo", "dora") == {"ann": False, "bob": False, "cleo": True}
+    assert of("ann", "cleo") == {"ann": True, "cleo": True}
+    assert of("ann", "dora") == of("ann") == {}
+
+
+def test_only_an_annotator_who_is_mostly_apart_saw_other_images() -> None:
+    together, apart = {"ann": False, "bob": False, "cleo": False}, {"ann": False, "bob": False, "cleo": True}
+    assert annotator_problems([together, together, apart, apart]) == []
+    assert annotator_problems([apart, apart]) == []  # two cases say nothing
+    assert annotator_problems([together, apart, apart, {"ann": False, "bob": False}]) == [
+        "annotator cleo: masks must be of the images that the others saw, but in 2 of 3 cases they share no voxel with "
+        "any other's: check the file names, or leave the annotator out"
+    ]
 
 
 def test_picture_among_volumes(dataset: Dataset, tmp_path: Path) -> None:

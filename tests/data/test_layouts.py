@@ -143,6 +143,17 @@ def test_folder_with_annotators_where_one_did_not_annotate(tmp_path: Path) -> No
     assert labels == [{"r1": "masks/r1/a.png", "r2": "masks/r2/a.png"}, {"r2": "masks/r2/b.png"}]
 
 
+def test_a_case_that_no_annotator_has_is_a_problem(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        picture(tmp_path / "images" / f"{case}.png", 1)
+    for annotator in ("r1", "r2"):
+        picture(tmp_path / "masks" / annotator / "a.png", 1)
+    assert problems(tmp_path) == (
+        "case b: must have a label by at least one annotator in masks/, but none has it: add a label, empty if there "
+        "is nothing to mark, or remove the image",
+    )
+
+
 def test_groups_come_from_known_names_and_from_the_table(tmp_path: Path) -> None:
     root = decathlon(tmp_path, cases=("patient001_frame01", "patient001_frame12", "other"))
     assert [case.group for case in read_dataset(root).cases] == ["other", "patient001", "patient001"]

@@ -251,3 +251,15 @@ def test_labels_may_be_merged_into_one_class(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_case(merged, case).truth, open_case(apart, case).truth > 0)
     np.testing.assert_array_equal(open_case(merged, case).labels, open_case(apart, case).labels > 0)
     assert merged.case(case).foreground == (1,)
+
+
+def test_an_annotator_of_other_images_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    root, cache = _pictures(tmp_path / "data"), tmp_path / "cache"
+    masks = {path.name: np.asarray(Image.open(path)) for path in sorted((root / "masks").iterdir())}
+    for name, mask in masks.items():
+        (root / "masks" / name).unlink()
+        _png(root / "masks" / "ann" / name, mask)
+        _png(root / "masks" / "bob" / name, mask)
+        _png(root / "masks" / "cleo" / name, np.roll(mask, 10, 0))
+    with pytest.raises(UserError, match=r"annotator cleo: .* in 12 of 12 cases they share no voxel"):
+        prepare_dataset(root, PrepareSettings(), cache)

@@ -6,7 +6,8 @@ Each check returns its problems instead of raising, so that `overread prepare` r
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,8 @@ Result = TypeVar("Result")
 _AFFINE_TOLERANCE = 0.1  # voxels: rounding of headers stays far below, a wrong grid far above
 _INSTANCES_APART = 0.01
 """Share of the pixels of mask and instances that may be in one of the two only: drawn borders, not another image."""
+_LEAST_SHARED = 3
+"""Cases that an annotator must share with others before all being apart says anything."""
 
 
 def check_case(dataset: Dataset, case: Case) -> tuple[str, ...]:
@@ -118,6 +121,37 @@ def _instance_problems(case: Case, path: str, root: Path, grid: Header | None) -
             "are in one of the two only: correct the mask or the ids"
         )
     return problems
+
+
+def apart_from_others(dataset: Dataset, case: Case) -> dict[str, bool]:
+    """Return of each annotator who marked something in a sound case whether it shares no voxel with the others.
+
+    Only where another annotator marked something too: there is nothing to share otherwise.
+    """
+    if len(case.labels) < 2:
+        return {}
+    masks = {name: images.read_label(Path(dataset.root) / path) > 0 for name, path in case.labels.items()}
+    drawn = {name: mask for name, mask in masks.items() if mask.any()}
+    marks = np.sum([mask.astype(np.int32) for mask in drawn.values()], axis=0) if len(drawn) > 1 else None
+    return {} if marks is None else {name: not bool((marks[mask] > 1).any()) for name, mask in drawn.items()}
+
+
+def annotator_problems(cases: Iterable[Mapping[str, bool]]) -> list[str]:
+    """Return one line for each annotator who, in most cases, marks nothing that the others do: of other images.
+
+    `cases` are `apart_from_others` of each. Two annotators may mark two places of one image, so single cases say
+    nothing.
+    """
+    told: dict[str, list[bool]] = defaultdict(list)
+    for case in cases:
+        for name, apart in case.items():
+            told[name].append(apart)
+    return [
+        f"annotator {name}: masks must be of the images that the others saw, but in {sum(apart)} of {len(apart)} cases "
+        "they share no voxel with any other's: check the file names, or leave the annotator out"
+        for name, apart in sorted(told.items())
+        if len(apart) >= _LEAST_SHARED and 2 * sum(apart) > len(apart)
+    ]
 
 
 def _finite(case: Case, path: str, array: np.ndarray) -> list[str]:

@@ -295,8 +295,14 @@ def _join(
     instances: Mapping[str, str] | None = None,
 ) -> None:
     """Pair images with labels by name, and note what lacks its other half."""
+    several = any(SINGLE_ANNOTATOR not in by_annotator for by_annotator in labels.values())
     for case in sorted(set(pictures) | set(labels)):
-        if case not in labels:
+        if case not in labels and several:
+            found.problems.append(
+                f"case {case}: must have a label by at least one annotator in {label_folder}/, but none has it: add a "
+                "label, empty if there is nothing to mark, or remove the image"
+            )
+        elif case not in labels:
             found.problems.append(f"case {case}: label must exist in {label_folder}/, but is missing: add it")
         elif case not in pictures:
             found.problems.append(f"case {case}: image must exist in {image_folder}/, but is missing: add it")

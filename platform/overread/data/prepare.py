@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overread.data.checks import check_case
+from overread.data.checks import annotator_problems, apart_from_others, check_case
 from overread.data.groups import assign_groups, merge_groups, near_duplicates, thumbnail
 from overread.data.hashing import content_key
 from overread.data.images import read_image, read_label
@@ -91,6 +91,8 @@ class CheckResult:
     problems: tuple[str, ...]
     shape: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
+    apart: Mapping[str, bool] = field(default_factory=dict)
+    """By annotator who marked something beside others: whether it shares no voxel with any of them."""
 
 
 def check_dataset(
@@ -106,6 +108,7 @@ def check_dataset(
     tasks = [CheckTask(replace(dataset, cases=(case,), unlabelled=()), case) for case in cases]
     results: list[CheckResult] = map_cases(_check, tasks, "Checking cases")
     problems += [problem for result in results for problem in result.problems]
+    problems += annotator_problems(result.apart for result in results)
     problems += _reference_problems(dataset, settings.reference)
     _collect(problems, lambda: make_splits({case.id: case.group for case in dataset.cases}, settings))
     if problems:
@@ -133,7 +136,8 @@ def _check(task: CheckTask) -> CheckResult:
     if problems:
         return CheckResult(problems)
     native = read_image(_channel_paths(task.dataset, task.case))
-    return CheckResult((), native.array.shape[1:], native.spacing)
+    apart = apart_from_others(task.dataset, task.case)
+    return CheckResult((), native.array.shape[1:], native.spacing, apart)
 
 
 def _reference_problems(dataset: Dataset, reference: str | None) -> list[str]:

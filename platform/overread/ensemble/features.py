@@ -39,10 +39,15 @@ logger = logging.getLogger(__name__)
 
 def convolution_layers(segmenter: Segmenter) -> tuple[str, ...]:
     """Return the names of all convolution units; without any, of the convolutions of its Networks, heads left out."""
+    units = tuple(name for name, module in segmenter.named_modules() if isinstance(module, ConvUnit))
+    return units or bare_convolutions(segmenter)
+
+
+def bare_convolutions(segmenter: Segmenter) -> tuple[str, ...]:
+    """Return the names of all convolutions of the Networks in it, those inside of units too; heads are left out."""
     named = dict(segmenter.named_modules())
-    units = tuple(name for name, module in named.items() if isinstance(module, ConvUnit))
     networks = tuple(f"{name}." for name, module in named.items() if isinstance(module, Network)) or ("",)
-    return units or tuple(
+    return tuple(
         name
         for name, module in named.items()
         if isinstance(module, nn.Conv2d | nn.Conv3d) and name.startswith(networks)

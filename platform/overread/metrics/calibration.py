@@ -56,7 +56,7 @@ def calibration_bins(confidence: NDArray[Any], share: NDArray[Any], bins: int = 
 
     >>> found = calibration_bins(np.array([0.1, 0.3, 0.9, 1.0]), np.array([0.0, 0.5, 1.0, 1.0]), 2)
     >>> found.count.tolist(), round(found.expected_error(), 6)
-    ([2.0, 2.0], 0.075)
+    ([2.0, 2.0], 0.05)
     """
     if confidence.shape != share.shape:
         raise UserError(f"confidence and share must have the same shape, but got {confidence.shape} and {share.shape}")
