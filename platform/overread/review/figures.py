@@ -1,4 +1,4 @@
-"""Figures drawn by matplotlib: bars, lines, scatters, coverage curves and contours on images."""
+"""Figures drawn by matplotlib: bars, lines, scatters, coverage curves, and contours and maps on images."""
 
 from __future__ import annotations
 
@@ -168,4 +168,33 @@ def coloured(path: Path, panels: Sequence[Coloured], columns: int = 4) -> Path:
                 hue = np.ma.masked_where(panel.ids == 0, palette[panel.ids % len(palette)])
                 ax.imshow(hue, cmap="hsv", vmin=0, vmax=1, alpha=0.5, interpolation="nearest")
                 ax.set_title(f"{panel.title}: {int(panel.ids.max())} objects", fontsize=8)
+    return path
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """A grey image (H, W), and over it a map (H, W) in [0, 1]; where that is 0 the image shows."""
+
+    title: str
+    image: NDArray[Any]
+    heat: NDArray[Any] | None = None
+
+
+def pictured(path: Path, rows: Sequence[Sequence[Pictured]]) -> Path | None:
+    """Write rows of pictures, each as many as the longest has at most; no row: nothing."""
+    columns = max(map(len, rows), default=0)
+    if not columns:
+        return None
+    with drawing(path, 2.3, 2.5, columns, len(rows)) as axes:
+        grid = np.atleast_1d(axes).reshape(len(rows), columns)
+        for line, panels in zip(grid, rows, strict=True):
+            for place, ax in enumerate(line):
+                ax.axis("off")
+                if place < len(panels):
+                    panel = panels[place]
+                    ax.imshow(panel.image, cmap="gray")
+                    if panel.heat is not None:
+                        shown = np.ma.masked_where(panel.heat < 0.02, panel.heat)
+                        ax.imshow(shown, cmap="inferno", vmin=0, vmax=1, alpha=0.6, interpolation="nearest")
+                    ax.set_title(panel.title, fontsize=8)
     return path

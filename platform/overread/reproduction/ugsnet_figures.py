@@ -1,0 +1,159 @@
+"""The figures of the reproduction of UGS-Net: confidence masks, densities, Grad-CAM, calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.architectures.intersection_union import INTERSECTION, UNION
+from overread.architectures.ugs_net import multi_confidence_mask, true_multi_confidence_mask
+from overread.ensemble.grad_cam import grad_cam
+from overread.metrics.densities import kernel_density
+from overread.reproduction.measuring import TestCase
+from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.ugsnet_measures import (
+    CONFIDENCES,
+    REGIONS,
+    Floats,
+    Opinions,
+    counts,
+    intensities,
+    pooled_bins,
+)
+from overread.reproduction.ugsnet_tables import BACKBONE, FULL, NAMES, TWO_LOSSES, V1
+from overread.review import figures
+from overread.review.figures import Pictured
+
+SHOWN = 5
+"""Cases of a figure, from the one that agrees least with its annotators to the one that agrees most."""
+POINTS = 80
+"""Of a density."""
+
+
+def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Write the figures as far as their rows are trained; return those written."""
+    makers = (draw_masks, draw_densities, draw_grad_cam, draw_calibration)
+    return tuple(path for maker in makers if (path := maker(findings, folder)) is not None)
+
+
+def shown_row(findings: Findings) -> RowResult | None:
+    """Return UGS-Net, or of the rows with a Multi-Confidence Mask the best that is trained."""
+    names = (FULL, TWO_LOSSES, V1)
+    return next((findings.results[n] for n in names if n in findings.results and n in findings.networks), None)
+
+
+def chosen_cases(result: RowResult) -> list[str]:
+    """Return `SHOWN` cases, evenly spread over the Dice with their annotators."""
+    ranked = sorted((value, c.case) for c in result.cases if (value := c.values.get("annotator_dice")) is not None)
+    if not ranked:
+        return []
+    places = dict.fromkeys(round(i * (len(ranked) - 1) / (SHOWN - 1)) for i in range(SHOWN))
+    return [ranked[place][1] for place in places]
+
+
+def shown_slice(case: TestCase, values: Floats) -> Floats:
+    """Return an image (*native) itself, of a volume the slice (H, W) with most truth."""
+    axis = case.prepared.preprocessing.slice_axis
+    return values if axis is None else np.take(values, _fullest(case), axis)
+
+
+def _fullest(case: TestCase) -> int:
+    axis = case.prepared.preprocessing.slice_axis
+    if axis is None:
+        return 0
+    return int(np.moveaxis(case.truth > 0, axis, 0).reshape(case.truth.shape[axis], -1).sum(1).argmax())
+
+
+def draw_masks(findings: Findings, folder: Path) -> Path | None:
+    """Figs. 1 and 7: the Multi-Confidence Mask of the annotators, and the predicted one, soft and hard."""
+    result = shown_row(findings)
+    if result is None:
+        return None
+    rows = []
+    for case_id in chosen_cases(result):
+        case = findings.opened(result.row, case_id)
+        opinions = Opinions.of(case)
+        union, intersection = opinions.branches[UNION], opinions.branches[INTERSECTION]
+        maps = {
+            f"{len(opinions.annotations)} annotators": true_multi_confidence_mask(opinions.annotations),
+            "share of annotators": opinions.annotations.mean(0),
+            "MCM": multi_confidence_mask(union, intersection),
+            "MCM, hard": multi_confidence_mask(union, intersection, hard=True),
+        }
+        image = shown_slice(case, intensities(case))
+        heats = (Pictured(title, image, shown_slice(case, heat)) for title, heat in maps.items())
+        rows.append([Pictured(case_id[:14], image), *heats])
+    return figures.pictured(folder / "fig01-07-multi-confidence.png", rows)
+
+
+def draw_densities(findings: Findings, folder: Path) -> Path | None:
+    """Fig. 8: densities of the intensity inside HC and LC over all test cases, real and predicted."""
+    result = shown_row(findings)
+    if result is None:
+        return None
+    pooled: dict[tuple[str, bool], list[NDArray[np.floating]]] = {}
+    for measured in sorted(result.cases, key=lambda case: case.fold):
+        case = findings.opened(result.row, measured.case)
+        opinions, image = Opinions.of(case), intensities(case)
+        if counts(case, opinions):
+            for name in REGIONS:
+                for predicted in (False, True):
+                    pooled.setdefault((name, predicted), []).append(image[opinions.region(name, predicted=predicted)])
+    values = {key: np.concatenate(parts) for key, parts in pooled.items()}
+    everything = np.concatenate(list(values.values())) if values else np.zeros(0)
+    if not everything.size:
+        return None
+    points = np.linspace(everything.min(), everything.max(), POINTS)
+    path = folder / "fig08-densities.png"
+    with figures.drawing(path, 4.6, 3.4, len(REGIONS)) as axes:
+        for ax, name in zip(axes[0], REGIONS, strict=True):
+            series = {}
+            for predicted, label in ((False, "real"), (True, "predicted")):
+                density = kernel_density(values[name, predicted], points)
+                if density is not None:
+                    told = f"{label} ({values[name, predicted].size:,} pixels)"
+                    series[told] = list(zip(points.tolist(), density.tolist(), strict=True))
+            figures.lines(ax, series, f"Fig. 8: {name.upper()}, {result.row}", "intensity (sd of the image)", "density")
+    return path
+
+
+def draw_grad_cam(findings: Findings, folder: Path) -> Path | None:
+    """Fig. 9: the last three convolutions of UGS-Net and of its backbone."""
+    result = shown_row(findings)
+    if result is None:
+        return None
+    names = [name for name in (result.row, BACKBONE) if name in findings.networks and name in findings.results]
+    rows = []
+    for case_id in chosen_cases(result):
+        panels: list[Pictured] = []
+        for name in names:
+            case = findings.opened(name, case_id)
+            place = _fullest(case)
+            image = case.image[:, place : place + 1]
+            maps = grad_cam(case.segmenter, image, case.config, case.device)
+            heats = (Pictured(f"{name}: M{3 - i}", image[0, 0], heat) for i, heat in enumerate(maps.values()))
+            panels += ([] if panels else [Pictured(case_id[:14], image[0, 0])]) + list(heats)
+        rows.append(panels)
+    return figures.pictured(folder / "fig09-grad-cam.png", rows)
+
+
+def draw_calibration(findings: Findings, folder: Path) -> Path | None:
+    """Confidence against the share of annotators, all rows that are trained."""
+    series = {}
+    for result in findings.trained([row.name for row in findings.rows()]):
+        for kind in CONFIDENCES:
+            bins = pooled_bins(result, kind)
+            if bins is not None:
+                confidence, share = bins.means()
+                known = bins.count > 0
+                points = zip(confidence[known].tolist(), share[known].tolist(), strict=True)
+                series[f"{result.row}: {NAMES[kind]}"] = list(points)
+    if not series:
+        return None
+    path = folder / "calibration.png"
+    with figures.drawing(path, 6.4, 4.6) as axes:
+        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+        figures.lines(axes, series, "Confidence against annotators", "mean confidence", "share of annotators")
+    return path

@@ -1,0 +1,152 @@
+"""What the reproduction of UGS-Net measures of a test case: against Label_1, every annotator, and their regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.architectures.intersection_union import BRANCHES, INTERSECTION, UNION
+from overread.architectures.ugs_net import multi_confidence_mask, true_multi_confidence_mask
+from overread.data.store import open_case
+from overread.metrics.annotators import annotator_agreement
+from overread.metrics.calibration import CalibrationBins, calibration_bins
+from overread.metrics.densities import intensity_distance
+from overread.metrics.overlap import Mask, dice, jaccard
+from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95, surface_dice
+from overread.reproduction.measuring import TestCase
+from overread.reproduction.results import RowResult
+
+Floats = NDArray[np.floating[Any]]
+NAME = "ugsnet"
+TOLERANCE = 1.0
+"""Of the NSD, in pixels of the image as it came."""
+CONFIDENCES = ("mcm", "main")
+"""What is held against the share of annotators: the soft Multi-Confidence Mask, and the probability of X_S."""
+REGIONS = {"hc": 1.0, "lc": 0.5}
+"""Value of the hard Multi-Confidence Mask where all mark a pixel (HC), and where only some do (LC)."""
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """A test case as a network reads it and as its annotators drew it; foreground classes are merged."""
+
+    main: Floats
+    """(*native) probability of the foreground."""
+    branches: dict[str, Floats]
+    """The same of the readings of a UGS-Net; none of another network."""
+    annotations: Mask
+    """(A, *native) of those who drew something."""
+
+    @classmethod
+    def of(cls, case: TestCase) -> Opinions:
+        """Read a case."""
+        labels = np.asarray(open_case(case.prepared, case.case_id).annotations) > 0
+        return cls(
+            main=1 - case.probabilities()[0],
+            branches={name: 1 - p[0] for name, p in case.alternatives() if name in BRANCHES},
+            annotations=labels[labels.reshape(len(labels), -1).any(1)],
+        )
+
+    @property
+    def mask(self) -> Mask:
+        """(*native) the segmentation X_S."""
+        return self.main > 0.5
+
+    def confidence(self, kind: str) -> Floats | None:
+        """Return one of `CONFIDENCES` (*native); None: the network does not give it."""
+        if kind == "main":
+            return self.main
+        return multi_confidence_mask(self.branches[UNION], self.branches[INTERSECTION]) if self.branches else None
+
+    def region(self, name: str, *, predicted: bool) -> Mask | None:
+        """Return a real or predicted one of `REGIONS` (*native); None: the network predicts none."""
+        if predicted and not self.branches:
+            return None
+        found = (
+            multi_confidence_mask(self.branches[UNION], self.branches[INTERSECTION], hard=True)
+            if predicted
+            else true_multi_confidence_mask(self.annotations)
+        )
+        return found == REGIONS[name]
+
+
+def counts(case: TestCase, opinions: Opinions) -> bool:
+    """Return whether a case has figures: two drawn annotations, or one where no case of the data has two."""
+    several = any(len(record.annotators) > 1 for record in case.prepared.cases)
+    return len(opinions.annotations) >= (2 if several else 1)
+
+
+def measure(case: TestCase) -> dict[str, float | None]:
+    """Return the paper's figures against Label_1 (`first_*`), those of all annotators, and those of HC and LC."""
+    opinions = Opinions.of(case)
+    if not counts(case, opinions):
+        return {}
+    mask, annotations, first = opinions.mask, opinions.annotations, opinions.annotations[0]
+    readings = np.stack([mask, *(p > 0.5 for p in opinions.branches.values())])
+    agreement = annotator_agreement(mask, annotations, readings)
+    flat = mask.ndim == 2
+    values: dict[str, float | None] = {
+        "annotators": float(len(annotations)),
+        "first_dice": dice(mask, first),
+        "first_jaccard": jaccard(mask, first),
+        "first_nsd": surface_dice(mask, first, TOLERANCE),
+        "first_nsd_program": batch_surface_dice_of_ugs_net(mask[None, None], first[None, None]) if flat else None,
+        "first_hd95": hausdorff_95(mask, first, case.prepared.case(case.case_id).spacing),
+        "annotator_dice": agreement.mean,
+        "least_annotator_dice": min(agreement.each),
+        "consensus_dice": agreement.consensus,
+        "annotators_dice": agreement.between,
+        "energy_distance": agreement.energy_distance,
+    }
+    if opinions.branches:
+        values["union_dice"] = dice(np.asarray(opinions.branches[UNION] > 0.5), np.asarray(annotations.any(0)))
+        values["intersection_dice"] = dice(
+            np.asarray(opinions.branches[INTERSECTION] > 0.5), np.asarray(annotations.all(0))
+        )
+        values |= _regions(case, opinions)
+    return values
+
+
+def _regions(case: TestCase, opinions: Opinions) -> dict[str, float | None]:
+    """Return mean intensity of the real and predicted regions, and the distance of the two spreads."""
+    image = intensities(case)
+    values: dict[str, float | None] = {}
+    for name in REGIONS:
+        real, predicted = (image[opinions.region(name, predicted=which)] for which in (False, True))
+        values[f"{name}_real"] = float(real.mean()) if real.size else None
+        values[f"{name}_predicted"] = float(predicted.mean()) if predicted.size else None
+        values[f"{name}_shift"] = intensity_distance(real, predicted)
+    return values
+
+
+def intensities(case: TestCase) -> Floats:
+    """Return the first channel (*native) as the network sees it: in standard deviations of the image's own."""
+    return case.native(case.image)[0]
+
+
+def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
+    """Return the Dice with each annotator who drew something, and the sums of the calibration bins."""
+    opinions = Opinions.of(case)
+    if not counts(case, opinions):
+        return {}
+    lists = {"each_annotator_dice": tuple(dice(opinions.mask, annotation) for annotation in opinions.annotations)}
+    for kind in CONFIDENCES:
+        confidence = opinions.confidence(kind)
+        if confidence is not None:
+            bins = calibration_bins(confidence, opinions.annotations.mean(0))
+            for part in ("count", "confidence", "share"):
+                lists[f"{kind}_{part}"] = tuple(getattr(bins, part).tolist())
+    return lists
+
+
+def pooled_bins(result: RowResult, kind: str) -> CalibrationBins | None:
+    """Return the calibration bins of all test cases of a row together; None: it does not give that confidence."""
+    found = [
+        CalibrationBins(*(np.asarray(case.lists[f"{kind}_{part}"]) for part in ("count", "confidence", "share")))
+        for case in result.cases
+        if f"{kind}_count" in case.lists
+    ]
+    return sum(found[1:], found[0]) if found else None

@@ -1,0 +1,294 @@
+"""UGS-Net's experiments: what a case is measured by, against drawings; the tables and figures of tiny networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from overread.architectures.contract import Losses, Segmenter, build_segmenter
+from overread.data.phantom import PhantomSettings, write_phantom
+from overread.data.prepare import prepare_dataset
+from overread.records import (
+    Batch,
+    Needs,
+    Prepared,
+    PreparedCase,
+    PrepareSettings,
+    Preprocessing,
+    Readings,
+    Splits,
+    TrialConfig,
+    Variant,
+)
+from overread.reproduction import PAPERS, ugsnet_figures, ugsnet_measures, ugsnet_tables
+from overread.reproduction.configs import options_at, row_config
+from overread.reproduction.cost import published_parameters
+from overread.reproduction.measuring import TestCase
+from overread.reproduction.printed import printed
+from overread.reproduction.program import choose_rows
+from overread.reproduction.results import CaseMeasures, Findings, RowResult
+
+PAPER = PAPERS["ugsnet"]
+CORE = ["Attention U-Net", "UGS-Net-V1", "UGS-Phi_a+Phi_b", "UGS-Net"]
+
+
+def test_rows_differ_in_their_ablation_alone() -> None:
+    assert [row.name for row in choose_rows(PAPER, ["core"])] == CORE
+    ours = {row.name: options_at(row, 0.25, {"attention_pool": 2}) for row in PAPER.rows if row.name.startswith("UGS")}
+    assert {(o["v1_compat"], o["width"], o["attention_pool"]) for o in ours.values()} == {(False, 16, 2)}
+    switches = {name: (o["iucm"], o["phi_a"], o["phi_b"]) for name, o in ours.items()}
+    assert len(set(switches.values())) == len(switches) == 6
+    assert switches["UGS-Net-V1"] == (False, False, False) and switches["UGS-Net"] == (True, True, True)
+    assert published_parameters(PAPER.row("UGS-Net")) == 35_141_355  # of three windows
+
+
+def test_printed_figures_are_means_of_their_folds_with_the_population_deviation() -> None:
+    found = printed("ugsnet")
+    for metric, mean, deviation in (("dice", 87.65, 0.57), ("jaccard", 78.78, 0.83), ("nsd", 95.62, 0.59)):
+        folds = [found["I", "UGS-Net", f"fold {k}", metric][0] for k in range(1, 6)]
+        assert found["I", "UGS-Net", "LIDC", metric] == (mean, deviation)
+        assert (fmean(folds), pstdev(folds)) == (pytest.approx(mean, abs=0.006), pytest.approx(deviation, abs=0.006))
+    assert found["II", "UGS-Phi_a+Phi_b", "LIDC", "dice"] == (87.62, 0.54)
+    assert found["III", "UGS-Net", "<= 0.6", "jaccard"] == (44.44, None)
+
+
+# ---------------------------------------------------------------- measures of a drawn case
+
+LINES = np.zeros((4, 1, 8), np.uint8)
+for annotator, length in enumerate((0, 2, 4, 5)):  # the first drew nothing
+    LINES[annotator, :, :length] = 1
+
+
+class Said(Segmenter):
+    """Reads given probabilities (H, W) of the foreground, by name."""
+
+    def __init__(self, said: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.said, self.needs, self.classes = said, Needs(), 2
+
+    def forward(self, batch: Batch, part: int = 0) -> Losses:
+        raise NotImplementedError
+
+    def read(self, batch: Batch, *, variant: Variant | None = None, anchors: Any = None, generator: Any = None):
+        found = {name: torch.from_numpy(np.stack([1 - p, p])[None].astype(np.float32)) for name, p in self.said.items()}
+        main = found.pop("main")
+
+        def alternatives() -> Iterator[tuple[str, Tensor]]:
+            yield from found.items()
+
+        return Readings(probabilities=main, alternatives=alternatives)
+
+
+def case_of(folder: Path, labels: np.ndarray, said: Mapping[str, np.ndarray]) -> TestCase:
+    """Return a case of 1 x 8 pixels whose intensity is its column, drawn by `labels` (A, 1, 8)."""
+    arrays = folder / "cases" / "00000"
+    arrays.mkdir(parents=True)
+    np.save(arrays / "image.npy", np.arange(8, dtype=np.float32).reshape(1, 1, 1, 8))
+    np.save(arrays / "labels.npy", labels[:, None])
+    np.save(arrays / "truth.npy", labels[-1])
+    np.save(arrays / "annotations.npy", labels)
+    record = PreparedCase(
+        index=0,
+        id="c",
+        group="c",
+        native_shape=(1, 8),
+        shape=(1, 1, 8),
+        spacing=(2.0, 0.5),
+        annotators=tuple(f"a{i}" for i in range(len(labels))),
+        foreground=(1,),
+    )
+    prepared = Prepared(
+        root=str(folder),
+        dataset="drawn",
+        label_names=("background", "nodule"),
+        label_values=(0, 1),
+        settings=PrepareSettings(),
+        preprocessing=Preprocessing(channels=("x",), ct=(False,), spatial_dims=2, slice_axis=None, max_side=8),
+        cases=(record,),
+        splits=Splits(locked=(), calibration=(), folds=()),
+        content="",
+    )
+    config = TrialConfig(architecture="drawn", options={}, in_channels=1, classes=2, patch_size=(1, 8), steps=1)
+    return TestCase("r", Said(said), config, prepared, "c", "cpu")
+
+
+def line(length: int, probability: float = 1.0) -> np.ndarray:
+    return np.where(np.arange(8) < length, probability, 0.0)[None]
+
+
+def test_a_case_is_measured_against_those_who_drew(tmp_path: Path) -> None:
+    said = {"main": line(4), "annotators": line(4), "union": line(6, 0.8), "intersection": line(2, 0.9)}
+    case = case_of(tmp_path, LINES, said)
+    values = PAPER.measure(case)
+    assert values["annotators"] == 3
+    assert values["first_dice"] == pytest.approx(4 / 6) and values["first_jaccard"] == pytest.approx(2 / 4)
+    # a line of 4 against one of 2: all are surface, the fourth pixel is 2 from the other; in mm it is 1 away
+    assert values["first_nsd"] == pytest.approx(5 / 6)
+    assert values["first_hd95"] == pytest.approx(0.5 * np.percentile([0, 0, 1, 2], 95))
+    assert values["first_nsd_program"] == pytest.approx((3 / 4 + 1) / 2)
+    each = (4 / 6, 1.0, 8 / 9)
+    assert values["annotator_dice"] == pytest.approx(sum(each) / 3) and values["least_annotator_dice"] == each[0]
+    assert values["consensus_dice"] == 1.0
+    assert values["annotators_dice"] == pytest.approx((4 / 6 + 4 / 7 + 8 / 9) / 3)
+    assert values["union_dice"] == pytest.approx(10 / 11) and values["intersection_dice"] == 1.0
+    # HC is 0, 1 for both; LC is 2, 3, 4 and predicted 2, 3, 4, 5
+    assert (values["hc_shift"], values["hc_real"]) == (0.0, 0.5)
+    assert (values["lc_real"], values["lc_predicted"]) == (3.0, 3.5)
+    assert values["lc_shift"] == pytest.approx(0.5)
+    assert PAPER.measure_lists is not None
+    lists = PAPER.measure_lists(case)
+    assert lists["each_annotator_dice"] == pytest.approx(each)
+    # MCM: (0.8 + 0.9) / 2 twice, 0.4 four times, 0 twice; shares 1, 1, 2/3, 2/3, 1/3, 0, 0, 0
+    assert lists["mcm_count"] == (2, 0, 0, 0, 4, 0, 0, 0, 2, 0)
+    assert lists["mcm_share"] == pytest.approx((0, 0, 0, 0, 5 / 3, 0, 0, 0, 2, 0))
+    assert lists["main_count"] == (4, *[0] * 8, 4)
+
+
+def test_one_annotation_is_enough_only_where_no_case_has_two(tmp_path: Path) -> None:
+    plain = {"main": line(2)}
+    assert PAPER.measure(case_of(tmp_path / "a", LINES[:2], plain)) == {}
+    alone = PAPER.measure(case_of(tmp_path / "b", LINES[1:2], plain))
+    assert (alone["first_dice"], alone["annotators_dice"], alone["energy_distance"]) == (1.0, None, 0.0)
+    assert "lc_shift" not in alone
+    assert PAPER.measure(case_of(tmp_path / "c", LINES[:1], plain)) == {}
+
+
+# ---------------------------------------------------------------- tables and figures
+
+
+class Opened(Findings):
+    """Findings whose networks are untrained, made to say foreground somewhere."""
+
+    def opened(self, row: str, case_id: str) -> TestCase:
+        config, _ = self.networks[row]
+        torch.manual_seed(0)
+        segmenter = build_segmenter(config).eval()
+        for module in segmenter.modules():
+            if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.out_channels == 1:
+                assert module.bias is not None
+                module.weight.data.mul_(20)
+                module.bias.data.zero_()
+        return TestCase(row, segmenter, config, self.prepared, case_id, "cpu")
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    folder = tmp_path_factory.mktemp("ugsnet")
+    data = write_phantom(folder / "data", PhantomSettings(cases=10, size=32, annotators=3, classes=2, seed=3))
+    prepared = prepare_dataset(data, PrepareSettings(max_side=16, folds=2, merge_labels=True), folder / "cache")
+    protocol = replace(PAPER.protocols["small"], max_side=16, width=1 / 16, steps=1)
+    rows = [PAPER.row(name) for name in CORE]
+    networks = {row.name: (row_config(row, protocol, prepared, 0), Path()) for row in rows}
+    empty = Opened(PAPER, "small", protocol, prepared, networks=networks)
+    results = {}
+    for row in rows:
+        cases = []
+        for number, record in enumerate(prepared.cases[:4]):
+            case = empty.opened(row.name, record.id)
+            values = {"dice": 0.5} | PAPER.measure(case)
+            assert PAPER.measure_lists is not None
+            lists = PAPER.measure_lists(case)
+            cases.append(
+                CaseMeasures(
+                    case=record.id,
+                    group=record.id,
+                    has_foreground=True,
+                    values=values,
+                    lists=lists,
+                    fold=number % 2,
+                )
+            )
+        results[row.name] = RowResult(row=row.name, parameters=1, steps=1, seconds=1.0, epochs=(), cases=tuple(cases))
+    return Opened(PAPER, "small", protocol, prepared, results=results, networks=networks)
+
+
+def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
+    grids = {grid.title.split(":")[0]: grid for grid in PAPER.exhibits(findings)}
+    assert list(grids) == [
+        "Table I",
+        "Table I by fold",
+        "Table II",
+        "Paired differences, points (95 % interval by group)",
+        "Table III",
+        "All annotators (mean ± sd over cases)",
+        "Calibration",
+        "Calibration of the MCM of UGS-Net",
+        "Figure 8 in figures",
+    ]
+    first = {row[0]: row for row in grids["Table I"].rows}
+    assert first["FCN32s"][1] == "not trained here" and first["FCN32s"][-3:] == (
+        "84.87±0.64",
+        "74.77±0.78",
+        "94.02±0.82",
+    )
+    assert "(2 folds, n=4)" in first["UGS-Net"][1]
+    assert [row[0] for row in grids["Table I by fold"].rows] == CORE
+    assert {row[0]: row[1] for row in grids["Table II"].rows}["UGS-Phi_a+Phi_b"] == "V1, a, b"
+    assert len(grids["Paired differences, points (95 % interval by group)"].rows) == 5
+    groups = grids["Table III"].rows
+    assert len(groups) == 12 and all("to" not in row[5] for row in groups)  # 4 cases: no interval
+    assert {row[2] for row in groups} <= {"0", "1", "2", "3", "4"}
+    assert {row[:2] for row in grids["Calibration"].rows} >= {("UGS-Net", "MCM"), ("Attention U-Net", "X_S")}
+    assert ("Attention U-Net", "MCM") not in {row[:2] for row in grids["Calibration"].rows}
+
+
+def test_all_figures_are_drawn(findings: Findings, tmp_path: Path) -> None:
+    paths = PAPER.pictures(findings, tmp_path)
+    assert [path.name for path in paths] == [
+        "fig01-07-multi-confidence.png",
+        "fig08-densities.png",
+        "fig09-grad-cam.png",
+        "calibration.png",
+    ]
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_nothing_trained_gives_tables_without_figures(findings: Findings, tmp_path: Path) -> None:
+    nothing = replace(findings, results={}, networks={})
+    assert len(PAPER.exhibits(nothing)) == 9
+    assert PAPER.pictures(nothing, tmp_path) == ()
+
+
+def test_fold_means_and_complex_groups_by_hand() -> None:
+    def row(name: str, *dice: float | None) -> RowResult:
+        cases = tuple(
+            CaseMeasures(
+                case=str(i), group=str(i), has_foreground=True, values={"first_dice": d, "first_jaccard": d}, fold=i % 2
+            )
+            for i, d in enumerate(dice)
+        )
+        return RowResult(row=name, parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
+
+    baseline, better = row("U-Net", 0.5, 0.9, 0.6, 0.7, None), row("UGS-Net", 0.7, 0.9, 0.6, 0.8, None)
+    assert ugsnet_tables.over_folds(baseline, "first_dice") == "67.50±12.50 (2 folds, n=4)"  # 0.55 and 0.8
+    assert ugsnet_tables.over_folds(baseline, "none") == "–"  # noqa: RUF001
+    grid = ugsnet_tables.table_complex(
+        Findings(PAPER, "small", PAPER.protocols["small"], None, results={"U-Net": baseline, "UGS-Net": better})  # type: ignore[arg-type]
+    )
+    rows = {row[:2]: row[2:] for row in grid.rows}
+    assert rows["<= 0.6", "UGS-Net"][:4] == (
+        "2",
+        "65.00±0.00 (1 folds, n=2)",
+        "65.00±0.00 (1 folds, n=2)",
+        "+10.00 (n=2)",
+    )
+    assert rows["<= 0.6", "UGS-Net"][4:] == ("59.55", "44.44")
+    assert rows["<= 0.7", "U-Net"][0] == "3" and rows["<= 0.8", "U-Net"][3] == "–"  # noqa: RUF001
+
+
+def test_chosen_cases_span_the_agreement() -> None:
+    cases = tuple(
+        CaseMeasures(case=f"c{i}", group="g", has_foreground=True, values={"annotator_dice": v})
+        for i, v in enumerate((0.9, 0.1, None, 0.5))
+    )
+    result = RowResult(row="r", parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
+    assert ugsnet_figures.chosen_cases(result) == ["c1", "c3", "c0"]
+    assert ugsnet_measures.pooled_bins(result, "mcm") is None
