@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from overread.architectures import ARCHITECTURES, count_parameters
+from overread.architectures.transformer import heads_of
 from overread.architectures.transunet import (
     CascadedUpsampler,
     TransUNet,
     TransUNetOptions,
     VisionTransformer,
-    heads_of,
     upsampler_widths,
 )
 from overread.errors import UserError
@@ -41,6 +41,25 @@ class TestTransUNetWithoutSkips(ArchitectureContract):
     classes = 4
 
 
+class TestViTCup(ArchitectureContract):
+    name = "transunet"
+    options = {"width": 4, "encoder": "vit", "skips": 0, "transformer_depth": 1, "position_grid": 2}
+    losses = {"ce": 1.0, "dice": 0.0}
+    size = (32, 48)
+
+
+class TestViT(ArchitectureContract):
+    name = "transunet"
+    options = TestViTCup.options | {"upsampler": "bilinear"}
+    losses = {"ce": 1.0, "dice": 0.0}
+    size = (32, 16)
+
+    def test_the_head_before_the_upsampling_gives_what_it_would_after(self):
+        segmenter, images = self.ready(), self.batch().images
+        with torch.no_grad():
+            torch.testing.assert_close(segmenter.logits(images), segmenter.head(segmenter.network(images)))
+
+
 def test_parameters_are_those_of_the_released_code():
     entry = ARCHITECTURES["transunet"]
     assert entry.published_parameters() == count() == 105_277_081
@@ -48,6 +67,10 @@ def test_parameters_are_those_of_the_released_code():
     assert count(in_channels=1) == 105_277_081 - 2 * 49 * 64
     without = 9 * (512 * 256 + 256 * 128 + 64 * 64)  # what the first convolution of a step takes from the skips
     assert entry.published_parameters("r50_vit") == 105_277_081 - without == 103_765_657
+    patches = 16 * 16 * 3 * 768 + 768  # embedding
+    tokens = patches + 14 * 14 * 768 + 12 * (12 * 768**2 + 13 * 768) + 2 * 768  # positions, blocks, last norm
+    assert entry.published_parameters("vit") == tokens + 768 * 9 + 9 == 85_804_041
+    assert entry.published_parameters("vit_cup") == 91_674_201
     assert count(position_grid=16) == 105_277_081 + (16**2 - 14**2) * 768
 
 
@@ -125,6 +148,8 @@ def test_dropout_acts_in_training_only():
         ({"transformer_depth": 0}, "transformer_depth"),
         ({"dropout": 1.0}, "dropout"),
         ({"skips": 4}, "skips"),
+        ({"encoder": "vit"}, "set skips to 0"),
+        ({"upsampler": "bilinear", "skips": 1}, "set skips to 0"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -40,12 +40,17 @@ class AttentionUNetOptions(JsonRecord):
 
 
 class Gate(nn.Module):
-    """Additive attention gate: g says where the skip x passes; both (B, `channels`, *S). `psi` gives (B, 1, *S)."""
+    """Additive attention gate: g says where the skip x passes. `psi` gives (B, 1, *S).
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    x is (B, `channels`, *S) and g (B, `gating`, *S), by default with as many channels; `inner` is by default half.
+    """
+
+    def __init__(
+        self, spatial_dims: int, channels: int, *, gating: int | None = None, inner: int | None = None
+    ) -> None:
         super().__init__()
-        inner = channels // 2
-        self.w_g = _projection(spatial_dims, channels, inner)
+        inner = inner or channels // 2
+        self.w_g = _projection(spatial_dims, gating or channels, inner)
         self.w_x = _projection(spatial_dims, channels, inner)
         self.psi = nn.Sequential(*_projection(spatial_dims, inner, 1), nn.Sigmoid())
 

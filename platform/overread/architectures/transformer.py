@@ -13,6 +13,23 @@ from torch import Tensor, nn
 
 from overread.errors import UserError
 
+HEAD_WIDTH = 64
+"""Channels of an attention head of ViT."""
+
+
+def heads_of(width: int, head_width: int = HEAD_WIDTH) -> int:
+    """Return the heads for tokens of `width` channels: one per `head_width`, or the next fewer that divide them."""
+    return next(heads for heads in range(max(width // head_width, 1), 0, -1) if width % heads == 0)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Draw the weights of all linear layers in `module` from a truncated N(0, 0.02^2); their biases become 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
 
 class Attention(nn.Module):
     """Multi-head self-attention over tokens (B, T, d)."""
@@ -43,12 +60,23 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """One Transformer block: attention and a GELU MLP, each with a LayerNorm before and a residual around."""
+    """One Transformer block: attention and a GELU MLP, each with a LayerNorm before and a residual around.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int = 4, dropout: float = 0.0) -> None:
+    Another `attention` (as that of `windows`, over maps (B, H, W, d)) may take the place of the plain one.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: int = 4,
+        dropout: float = 0.0,
+        *,
+        attention: Attention | None = None,
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads) if attention is None else attention
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, mlp_ratio * width),
@@ -58,7 +86,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, d) to (B, T, d)."""
+        """Map (B, T, d), or what the attention takes, to the same shape."""
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overread.architectures.transformer import Block, Encoder
+from overread.architectures.transformer import Block, Encoder, initialise_linear
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -86,11 +86,9 @@ class ViT(nn.Module):
     def _initialise(self) -> None:
         for parameter in (self.cls_token, self.pos_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
+        initialise_linear(self.encoder)
         for layer in self.encoder.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.LayerNorm):
+            if isinstance(layer, nn.LayerNorm):
                 layer.eps = 1e-6
 
     def forward(self, x: Tensor) -> Tensor:
