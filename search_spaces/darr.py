@@ -1,7 +1,8 @@
 """Space of DARR: levels, pieces of the puzzle, its weight and steps at test time, loss, optimiser; 2-D or 3-D patches.
 
 Width and batch size come from the budget. Sides must be multiples of 2^(depth - 1) for each piece, so fewer levels suit
-small images. The third point is V-Net alone, without the puzzle.
+small images. The third point is V-Net alone, without the puzzle. A flip puts organs where they never are, so the points
+with a puzzle have none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PUBLISHED = {
     "darr/dice": 1.0,
     "darr/recipe": "adamw one_cycle",
     "darr/learning_rate": 1e-3,
-    "darr/flip": True,
+    "darr/flip": False,
     "darr/rotate_degrees": 15.0,
     "darr/intensity": 0.0,
 }
@@ -31,7 +32,7 @@ PUBLISHED = {
 POINTS: list[dict[str, Any]] = [
     PUBLISHED,
     PUBLISHED | {"darr/depth": 4, "darr/adaptation_steps": 0, "darr/learning_rate": 3e-3},
-    PUBLISHED | {"darr/pieces": 1},
+    PUBLISHED | {"darr/pieces": 1, "darr/flip": True},
 ]
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: RUF012  (settings of a contract suite are constants)
+
 import math
 
 import pytest
@@ -22,7 +22,7 @@ SMALL = {"width": 2, "depths": [1, 1, 1], "memory": 4, "position_grid": 2}
 
 class TestMTUNet(ArchitectureContract):
     name = "mt_unet"
-    options = SMALL
+    options = SMALL | {"width": 4}
     size = (32, 64)
 
 

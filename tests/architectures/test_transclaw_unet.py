@@ -1,4 +1,4 @@
-# ruff: noqa: RUF012  (settings of a contract suite are constants)
+
 import pytest
 import torch
 

@@ -226,7 +226,7 @@ class DARRSegmenter(SoftmaxSegmenter):
         if self.jigsaw is None or not self.options.adaptation_steps:
             return self._plain(images)
         self.network.check(images)
-        return cat([self.adapted(image)._plain(image) for image in images.split(1)])
+        return cat([self.adapted(image)._plain(image) for image in torch.tensor_split(images, len(images))])
 
     def adapted(self, image: Tensor) -> DARRSegmenter:
         """Return a copy whose encoder took the steps on the puzzle of an image (1, C, *S). The original stays."""
@@ -238,5 +238,5 @@ class DARRSegmenter(SoftmaxSegmenter):
                 found = torch.autograd.grad(other.puzzle(image).sum(), encoder)
                 with torch.no_grad():
                     for parameter, gradient in zip(encoder, found, strict=True):
-                        parameter -= self.options.adaptation_rate * gradient
+                        parameter.sub_(gradient, alpha=self.options.adaptation_rate)
         return other

@@ -194,7 +194,10 @@ class Stage(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, d, H, W) to the same shape."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1)
+        for module in self:
+            x = module(x)
+        return x.permute(0, 3, 1, 2)
 
 
 class MTUNet(EncoderDecoder):
