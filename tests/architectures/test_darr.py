@@ -1,4 +1,3 @@
-
 import math
 
 import pytest
@@ -95,7 +94,7 @@ def test_without_steps_or_puzzle_there_is_no_adaptation():
 
 @pytest.mark.parametrize("size", [(16, 32), (16, 16, 16)])
 def test_channels_and_sizes_of_the_halves(size):
-    network = VNet(DARROptions(width=2, pieces=1), in_channels=1, spatial_dims=len(size)).eval()
+    network = VNet(DARROptions(width=2), in_channels=1, spatial_dims=len(size)).eval()
     assert network.size_multiple == 16
     skips, bottom = network.encode(torch.randn(1, 1, *size))
     assert [skip.shape[1] for skip in skips] == [2, 4, 8, 16]

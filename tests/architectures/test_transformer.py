@@ -2,13 +2,36 @@ import pytest
 import torch
 
 from overread.architectures.contract import count_parameters
-from overread.architectures.transformer import Attention, Block, Encoder, PositionGrid
+from overread.architectures.transformer import Attention, Block, Encoder, PositionGrid, heads_of, initialise_linear
 from overread.errors import UserError
 
 
 @pytest.mark.parametrize("width", [8, 64])
 def test_a_block_has_12_d_squared_and_13_d_parameters(width):
     assert count_parameters(Block(width, heads=4)) == 12 * width**2 + 13 * width
+
+
+def test_a_head_has_64_channels_or_the_next_more_that_divide_the_width():
+    assert [heads_of(12 * width) for width in (64, 48, 32, 16, 8, 4)] == [12, 9, 6, 3, 1, 1]
+    assert heads_of(130) == 2
+    assert heads_of(5 * 41) == 1  # 3 does not divide it, nor does 2
+    assert [heads_of(96 << stage, 32) for stage in range(4)] == [3, 6, 12, 24]
+
+
+def test_another_attention_takes_the_place_of_the_plain_one():
+    other = Attention(8, heads=1)
+    block = Block(8, heads=4, attention=other)
+    assert block.attention is other
+    assert count_parameters(block) == count_parameters(Block(8, heads=4))
+
+
+def test_linear_layers_start_small_and_without_bias():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(200, 200), torch.nn.Linear(200, 2, bias=False))
+    initialise_linear(layers)
+    assert layers[0].bias.abs().max() == 0
+    assert layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert layers[1].weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 def test_the_encoder_of_the_fact_sheet():

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from overread.architectures import ARCHITECTURES, count_parameters
-from overread.architectures.transformer import heads_of
 from overread.architectures.transunet import (
     CascadedUpsampler,
     TransUNet,
@@ -75,9 +74,6 @@ def test_parameters_are_those_of_the_released_code():
 
 
 def test_the_width_scales_everything():
-    assert [heads_of(12 * width) for width in (64, 48, 32, 16, 8, 4)] == [12, 9, 6, 3, 1, 1]
-    assert heads_of(130) == 2
-    assert heads_of(5 * 41) == 1  # 3 does not divide it, nor does 2
     assert upsampler_widths(64) == (512, 256, 128, 64, 16)
     assert upsampler_widths(8) == (64, 32, 16, 8, 4)
     for width in (4, 5, 12, 24):

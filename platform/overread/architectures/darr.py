@@ -29,13 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import convolution, initialise_he, normalisation, transposed_up
+from overread.architectures.blocks import check_input, convolution, initialise_he, normalisation, transposed_up
 from overread.architectures.contract import EncoderDecoder, Losses, Published, architecture
 from overread.architectures.encoders import MOST_LEVELS, build_encoder
 from overread.architectures.heads import SOFTMAX_LOSSES, SoftmaxSegmenter, check_weights, softmax_losses
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.records import Batch, Variant
+from overread.records import Batch, Needs, Variant
 
 JIGSAW = "jigsaw"
 """Loss term of the puzzle."""
@@ -113,7 +113,7 @@ class VNet(EncoderDecoder):
             "v_net", in_channels=in_channels, width=options.width, levels=options.depth, spatial_dims=spatial_dims
         )
         *skips, self.bottom_channels = self.encoder.channels
-        self.size_multiple = self.encoder.size_multiple * options.pieces
+        self.size_multiple = self.encoder.size_multiple
         self.feature_channels = 2 * options.width
         below = [*(2 * skip for skip in skips[1:]), self.bottom_channels]
         self.decoder = nn.ModuleList(
@@ -192,6 +192,7 @@ class DARRSegmenter(SoftmaxSegmenter):
         network = VNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
         super().__init__(network, classes=classes, losses=losses)
         self.options = options
+        self.needs = Needs(size_multiple=options.pieces * network.size_multiple)
         self.jigsaw_weight = self.loss_weights.pop(JIGSAW)
         check_weights(self.loss_weights)
         self.jigsaw: Jigsaw | None = None
@@ -211,11 +212,22 @@ class DARRSegmenter(SoftmaxSegmenter):
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         """Return `ce`, `dice`, `jigsaw` (where weighted) and "loss"."""
+        self._check(batch.images)
         losses = softmax_losses(self._plain(batch.images), batch.soft_targets(self.classes), self.loss_weights)
         if self.jigsaw is None:
             return losses
         jigsaw = self.puzzle(batch.images).mean()
         return losses | {"loss": losses["loss"] + self.jigsaw_weight * jigsaw, JIGSAW: jigsaw.detach()}
+
+    def _check(self, images: Tensor) -> None:
+        """Raise `UserError` unless each piece has sizes that the network takes."""
+        check_input(
+            images,
+            name="DARR",
+            in_channels=self.network.in_channels,
+            spatial_dims=self.network.spatial_dims,
+            size_multiple=self.needs.size_multiple,
+        )
 
     def _plain(self, images: Tensor) -> Tensor:
         """Return the logits without adaptation."""
@@ -223,9 +235,9 @@ class DARRSegmenter(SoftmaxSegmenter):
 
     def logits(self, images: Tensor, variant: Variant | None = None) -> Tensor:
         """Map (B, C, *S) to logits (B, K, *S), each image by a network that was adapted to its own puzzle."""
+        self._check(images)
         if self.jigsaw is None or not self.options.adaptation_steps:
             return self._plain(images)
-        self.network.check(images)
         return cat([self.adapted(image)._plain(image) for image in torch.tensor_split(images, len(images))])
 
     def adapted(self, image: Tensor) -> DARRSegmenter:
