@@ -213,6 +213,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
 def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
     grids = {grid.title.split(":")[0]: grid for grid in PAPER.exhibits(findings)}
     assert list(grids) == [
+        "Annotations that mark anything",
         "Table I",
         "Table I by fold",
         "Table II",
@@ -223,6 +224,7 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
         "Calibration of the MCM of UGS-Net",
         "Figure 8 in figures",
     ]
+    assert grids["Annotations that mark anything"].rows == (("3", "10", "yes"),)
     first = {row[0]: row for row in grids["Table I"].rows}
     assert first["FCN32s"][1] == "not trained here" and first["FCN32s"][-3:] == (
         "84.87±0.64",
@@ -253,7 +255,7 @@ def test_all_figures_are_drawn(findings: Findings, tmp_path: Path) -> None:
 
 def test_nothing_trained_gives_tables_without_figures(findings: Findings, tmp_path: Path) -> None:
     nothing = replace(findings, results={}, networks={})
-    assert len(PAPER.exhibits(nothing)) == 9
+    assert len(PAPER.exhibits(nothing)) == 10
     assert PAPER.pictures(nothing, tmp_path) == ()
 
 
@@ -276,8 +278,8 @@ def test_fold_means_and_complex_groups_by_hand() -> None:
     rows = {row[:2]: row[2:] for row in grid.rows}
     assert rows["<= 0.6", "UGS-Net"][:4] == (
         "2",
-        "65.00±0.00 (1 folds, n=2)",
-        "65.00±0.00 (1 folds, n=2)",
+        "65.00±0.00 (1 fold, n=2)",
+        "65.00±0.00 (1 fold, n=2)",
         "+10.00 (n=2)",
     )
     assert rows["<= 0.6", "UGS-Net"][4:] == ("59.55", "44.44")

@@ -1,1 +1,1 @@
-"""Overlap metrics per case and their summaries over cases. NumPy only."""
+"""Overlap, surface, instance and annotator metrics per case, and their summaries over cases. NumPy and SciPy only."""

@@ -140,20 +140,20 @@ def draw_grad_cam(findings: Findings, folder: Path) -> Path | None:
 
 
 def draw_calibration(findings: Findings, folder: Path) -> Path | None:
-    """Confidence against the share of annotators, all rows that are trained."""
-    series = {}
+    """Confidence against the share of annotators: the MCM of the rows that have one, and X_S of all."""
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {kind: {} for kind in CONFIDENCES}
     for result in findings.trained([row.name for row in findings.rows()]):
         for kind in CONFIDENCES:
             bins = pooled_bins(result, kind)
             if bins is not None:
-                confidence, share = bins.means()
-                known = bins.count > 0
+                (confidence, share), known = bins.means(), bins.count > 0
                 points = zip(confidence[known].tolist(), share[known].tolist(), strict=True)
-                series[f"{result.row}: {NAMES[kind]}"] = list(points)
-    if not series:
+                series[kind][result.row] = list(points)
+    if not any(series.values()):
         return None
     path = folder / "calibration.png"
-    with figures.drawing(path, 6.4, 4.6) as axes:
-        axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-        figures.lines(axes, series, "Confidence against annotators", "mean confidence", "share of annotators")
+    with figures.drawing(path, 4.6, 4.2, len(CONFIDENCES)) as axes:
+        for ax, (kind, found) in zip(axes[0], series.items(), strict=True):
+            ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+            figures.lines(ax, found, f"{NAMES[kind]} against the annotators", "mean confidence", "share of annotators")
     return path

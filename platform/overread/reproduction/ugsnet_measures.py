@@ -16,6 +16,7 @@ from overread.metrics.calibration import CalibrationBins, calibration_bins
 from overread.metrics.densities import intensity_distance
 from overread.metrics.overlap import Mask, dice, jaccard
 from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95, surface_dice
+from overread.records import Prepared
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.results import RowResult
 
@@ -43,11 +44,10 @@ class Opinions:
     @classmethod
     def of(cls, case: TestCase) -> Opinions:
         """Read a case."""
-        labels = np.asarray(open_case(case.prepared, case.case_id).annotations) > 0
         return cls(
             main=1 - case.probabilities()[0],
             branches={name: 1 - p[0] for name, p in case.alternatives() if name in BRANCHES},
-            annotations=labels[labels.reshape(len(labels), -1).any(1)],
+            annotations=drawn_annotations(case.prepared, case.case_id),
         )
 
     @property
@@ -73,10 +73,20 @@ class Opinions:
         return found == REGIONS[name]
 
 
+def drawn_annotations(prepared: Prepared, case_id: str) -> Mask:
+    """Return the annotations (A, *native) of a case that mark anything, foreground classes merged."""
+    labels = np.asarray(open_case(prepared, case_id).annotations) > 0
+    return labels[labels.reshape(len(labels), -1).any(1)]
+
+
+def least_annotations(prepared: Prepared) -> int:
+    """Return how many drawn annotations a case must have for figures: two, or one where no case has several."""
+    return 2 if any(len(case.annotators) > 1 for case in prepared.cases) else 1
+
+
 def counts(case: TestCase, opinions: Opinions) -> bool:
-    """Return whether a case has figures: two drawn annotations, or one where no case of the data has two."""
-    several = any(len(record.annotators) > 1 for record in case.prepared.cases)
-    return len(opinions.annotations) >= (2 if several else 1)
+    """Return whether a case has enough annotations for figures."""
+    return len(opinions.annotations) >= least_annotations(case.prepared)
 
 
 def measure(case: TestCase) -> dict[str, float | None]:

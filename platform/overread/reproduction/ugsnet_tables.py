@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
@@ -12,7 +13,14 @@ from overread.metrics.summary import Summary
 from overread.metrics.surface import unit_of
 from overread.reproduction.printed import printed_text
 from overread.reproduction.results import Findings, RowResult
-from overread.reproduction.ugsnet_measures import CONFIDENCES, NAME, REGIONS, pooled_bins
+from overread.reproduction.ugsnet_measures import (
+    CONFIDENCES,
+    NAME,
+    REGIONS,
+    drawn_annotations,
+    least_annotations,
+    pooled_bins,
+)
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review.tables import Grid
 
@@ -32,8 +40,9 @@ NAMES = {"mcm": "MCM", "main": "X_S"}
 
 
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
-    """Return Tables I to III, paired differences, and what the annotators, the confidence and HC and LC say."""
+    """Return Tables I to III, paired differences, and what annotations, confidence, HC and LC say."""
     return (
+        table_cases(findings),
         table_models(findings),
         table_folds(findings),
         table_ablations(findings),
@@ -46,12 +55,23 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
     )
 
 
+def table_cases(findings: Findings) -> Grid:
+    """Return how many cases have how many annotations that mark anything, and so whether they have figures."""
+    drawn = Counter(len(drawn_annotations(findings.prepared, case.id)) for case in findings.prepared.cases)
+    least = least_annotations(findings.prepared)
+    rows = tuple(
+        (str(number), str(cases), "yes" if number >= least else "no") for number, cases in sorted(drawn.items())
+    )
+    return Grid("Annotations that mark anything", ("annotations", "cases", "counted below"), rows)
+
+
 def over_folds(result: RowResult, measure: str, factor: float = 100) -> str:
     """Return mean ± population deviation of the means of the folds, as the paper has it, with the cases behind them."""
     means = [factor * value for value in result.fold_means(measure)]
     if not means:
         return MISSING
-    return f"{fmean(means):.2f}±{pstdev(means):.2f} ({len(means)} folds, n={len(result.values(measure))})"
+    folds = f"{len(means)} fold{'s' if len(means) > 1 else ''}"
+    return f"{fmean(means):.2f}±{pstdev(means):.2f} ({folds}, n={len(result.values(measure))})"
 
 
 def _of_row(findings: Findings, name: str, measures: Sequence[str]) -> tuple[str, ...]:
