@@ -1,6 +1,6 @@
 """The papers' own experiments: each paper is a table of models, a protocol and a set of tables, run by one program."""
 
-from overread.reproduction import relation_unet, ugsnet, unetmer, unetsharp, unetsharp_3d, unetsharp_instances
+from overread.reproduction import dainet, relation_unet, ugsnet, unetmer, unetsharp, unetsharp_3d, unetsharp_instances
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "Paper",
     "Protocol",
     "Row",
+    "dainet",
     "relation_unet",
     "ugsnet",
     "unetmer",

@@ -20,6 +20,7 @@ def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
         locked_fraction=0.0 if protocol.cross_validated else protocol.test_fraction,
         calibration_fraction=0.0,
         folds=protocol.folds,
+        unlabelled=protocol.unlabelled,
         seed=seed,
     )
 

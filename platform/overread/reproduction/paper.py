@@ -16,9 +16,12 @@ from overread.registry import Registry
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from overread.data.prepare import MapCases
+    from overread.records import Prepared
     from overread.reproduction.measuring import TestCase
     from overread.reproduction.results import Findings
     from overread.review.tables import Grid
+    from overread.tracking.runs import Tracker
 
 Size = Literal["small", "paper"]
 
@@ -65,6 +68,8 @@ class Protocol:
     """Points of the validation curve; the last weights are tested, as in the papers."""
     merge_labels: bool = False
     """All structures are one class."""
+    unlabelled: bool = False
+    """Prepare the unlabelled images too, for a pretraining."""
     test_fraction: float = 0.2
     folds: int = 8
     """One fold of the rest draws the validation curve and chooses nothing; the others train."""
@@ -77,6 +82,42 @@ class Protocol:
     def trained_folds(self) -> range:
         """Numbers of the folds that are held out, one training each."""
         return range(self.folds if self.cross_validated else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known before the rows are trained."""
+
+    size: Size
+    prepared: Prepared
+    folder: Path
+    """For what is made, in the output folder."""
+    deadline: float | None
+    """Unix time at which making pauses; long ago: only what is there already is wanted."""
+    gpus: float
+    seed: int
+    tracker: Tracker
+    map_cases: MapCases
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What was made before the rows are trained."""
+
+    options: Mapping[str, Any]
+    """Options of the rows that need it."""
+    folder: Path
+    """Its files, for the exhibits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What must be made before some rows are trained: the teacher of their attention maps."""
+
+    architectures: tuple[str, ...]
+    """Of the rows that need it."""
+    make: Callable[[Setting], Made | None]
+    """Find it, or make it as far as the deadline allows; None: not done, the next call goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +136,7 @@ class Paper:
     """Write the paper's figures into a folder."""
     measure_lists: Callable[[TestCase], dict[str, tuple[float, ...]]] | None = None
     """Figures of which a test case has several (scores of its objects), where the paper needs such."""
+    before: Before | None = None
 
     def row(self, name: str) -> Row:
         """Return a row by its printed name; an unknown one lists the known."""

@@ -1,13 +1,15 @@
 """One program for every paper: prepare, train the rows that fit the budget, test them, write tables and figures.
 
-The output folder holds `rows/<row>-<hash>/` (a training as any other, one per fold where folds are tested, and
-`result.json` of its test), `costs/`, `tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again by
-the hash of its config and data: a second call trains what is missing, and a row that the budget cut short goes on from
-its last checkpoint.
+Where rows need something made before (`Paper.before`: a pretrained teacher), it is made first, within the same budget.
+The output folder holds `before/`, `rows/<row>-<hash>/` (a training as any other, one per fold where folds are tested,
+and `result.json` of its test), `costs/`, `tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again
+by the hash of its config and data: a second call trains what is missing, and a row that the budget cut short goes on
+from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -28,7 +30,7 @@ from overread.records import Prepared, TrialConfig, TrialOutcome
 from overread.reproduction.configs import architecture_of, prepare_settings, read_config, row_config
 from overread.reproduction.cost import CostItem, measure_cost, published_parameters
 from overread.reproduction.measuring import MeasureItem, measure_item, measure_mask
-from overread.reproduction.paper import PAPERS, Paper, Row, Size
+from overread.reproduction.paper import PAPERS, Made, Paper, Row, Setting, Size
 from overread.reproduction.results import Cost, Findings, RowResult
 from overread.reproduction.writing import write_findings
 from overread.search.single import train_all
@@ -91,6 +93,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     started = time.time()
     paper = PAPERS[settings.paper]
     protocol = paper.protocols[settings.size]
+    deadline = None if settings.budget_s is None else started + settings.budget_s
     chosen = choose_rows(paper, settings.rows)
     for name in settings.imported:
         paper.row(name)
@@ -98,15 +101,17 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     require_gpus(settings.gpus_per_worker, here)
     cache = settings.cache or default_cache()
     prepared = prepare_dataset(settings.data, prepare_settings(protocol, settings.seed), cache, map_cases)
+    rows = [row for row in paper.rows if row.architecture is not None]
+    if rows:
+        check_fits(row_config(rows[0], protocol, prepared, settings.seed), prepared)
+    tracker = _tracker(settings, prepared)
+    made = _made(settings, chosen, prepared, tracker, map_cases, deadline)
     by_row = {
-        row.name: tuple(_training(settings, row, prepared, started, fold) for fold in protocol.trained_folds)
-        for row in paper.rows
-        if row.architecture is not None
+        row.name: tuple(_training(settings, row, prepared, deadline, made, fold) for fold in protocol.trained_folds)
+        for row in rows
+        if made is not None or not _waits(paper, row)
     }
     trainings = tuple(chain(*by_row.values()))
-    for training in trainings[:1]:
-        check_fits(training.job.config, prepared)
-    tracker = _tracker(settings, prepared)
     _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out, here)
     for training in trainings:
         if training.outcome is not None and training.result is None:
@@ -120,6 +125,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
         | {name: _imported(name, folder, prepared) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
+        made=made,
         costs={n: cost for n, (first, *_) in by_row.items() if (cost := _cost(settings, first, map_cases)) is not None},
     )
     write_findings(findings, settings.out)
@@ -143,19 +149,66 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9+]+", "-", name.lower().replace("#", "-sharp ")).strip("-")
 
 
-def _training(settings: ReproductionSettings, row: Row, prepared: Prepared, started: float, fold: int) -> RowTraining:
-    protocol = PAPERS[settings.paper].protocols[settings.size]
+def _waits(paper: Paper, row: Row) -> bool:
+    """Return whether a row needs what is made before."""
+    return paper.before is not None and row.architecture in paper.before.architectures
+
+
+def _made(
+    settings: ReproductionSettings,
+    chosen: Sequence[Row],
+    prepared: Prepared,
+    tracker: Tracker,
+    map_cases: MapCases,
+    deadline: float | None,
+) -> Made | None:
+    """Return what was made before the rows; it is only looked for where no chosen row needs it."""
+    paper = PAPERS[settings.paper]
+    if paper.before is None:
+        return None
+    waiting = [row.name for row in chosen if _waits(paper, row)]
+    setting = Setting(
+        size=settings.size,
+        prepared=prepared,
+        folder=settings.out.resolve() / "before",
+        deadline=deadline if waiting else 0.0,
+        gpus=settings.gpus_per_worker,
+        seed=settings.seed,
+        tracker=tracker,
+        map_cases=map_cases,
+    )
+    made = paper.before.make(setting)
+    if made is None and waiting:
+        log.info("rows wait for what is made before them, in the next call: %s", ", ".join(waiting))
+    return made
+
+
+def _training(
+    settings: ReproductionSettings,
+    row: Row,
+    prepared: Prepared,
+    deadline: float | None,
+    made: Made | None,
+    fold: int,
+) -> RowTraining:
+    paper = PAPERS[settings.paper]
+    protocol = paper.protocols[settings.size]
+    if made is not None and _waits(paper, row):
+        protocol = replace(protocol, options=dict(protocol.options) | dict(made.options))
     config = row_config(row, protocol, prepared, settings.seed, fold)
-    key = fingerprint({"config": config.to_json(), "data": prepared.content})[:12]
+    out = settings.out.resolve()
+    # an output folder that is moved keeps its rows: files that were made in it are named from there
+    told = json.loads(json.dumps(config.to_json()).replace(f'"{out}/', '"'))
+    key = fingerprint({"config": told, "data": prepared.content})[:12]
     name = f"{slug(row.name)}-fold-{fold + 1}" if protocol.cross_validated else slug(row.name)
-    folder = settings.out.resolve() / "rows" / f"{name}-{key}"
+    folder = out / "rows" / f"{name}-{key}"
     job = TrialJob(
         trial_id=folder.name,
         number=0,
         folder=str(folder),
         config=config,
         gpus_per_worker=settings.gpus_per_worker,
-        deadline=None if settings.budget_s is None else started + settings.budget_s,
+        deadline=deadline,
         protected=True,
     )
     return RowTraining(row, job)

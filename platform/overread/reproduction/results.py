@@ -15,7 +15,7 @@ from overread.data.store import open_case
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
 from overread.records import EpochReport, Prepared, TrialConfig
-from overread.reproduction.paper import Paper, Protocol, Row, Size
+from overread.reproduction.paper import Made, Paper, Protocol, Row, Size
 
 if TYPE_CHECKING:
     from overread.reproduction.measuring import TestCase
@@ -138,6 +138,8 @@ class Findings:
     networks: dict[str, tuple[tuple[TrialConfig, Path], ...]] = field(default_factory=dict)
     """Config and weights of the trained rows, by fold."""
     costs: dict[str, Cost] = field(default_factory=dict)
+    made: Made | None = None
+    """What was made before the rows were trained, where the paper needs such."""
 
     @property
     def dataset(self) -> str:

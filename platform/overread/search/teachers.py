@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from overread.architectures import ARCHITECTURES
+from overread.architectures.attention_maps import AttentionOptions
 from overread.errors import UserError
 from overread.records import Prepared, TrialConfig
 from overread.training.pretraining import attention_options
 
 OPTION = "attention"
-"""Of architectures that take attention maps."""
+"""`AttentionOptions` of architectures that take maps."""
 
 
 def read_teachers(folders: Sequence[str], prepared: Prepared, fold: int) -> tuple[dict[str, Any], ...]:
@@ -26,7 +27,7 @@ def read_teachers(folders: Sequence[str], prepared: Prepared, fold: int) -> tupl
 
 def takes_maps(architecture: str) -> bool:
     """Return whether an architecture takes attention maps."""
-    return OPTION in ARCHITECTURES[architecture].options().to_json()
+    return isinstance(getattr(ARCHITECTURES[architecture].options(), OPTION, None), AttentionOptions)
 
 
 def with_teacher(config: TrialConfig, folder: Path, prepared: Prepared) -> TrialConfig:

@@ -1,0 +1,358 @@
+"""DAI-Net (Yeganeh et al. 2023): Tables 2 and 3 and pictures of the attention maps for one data set.
+
+Before the rows a DINO teacher is pretrained on the training images of the split (and the unlabelled ones of other
+patients), and its maps are stored once for every case; rows that take maps wait for it. The paper trains each row for
+up to 300 epochs of batch 16 by Adam at 1e-4 with polynomial decay, flips and rotations, early stopping on validation
+Dice, at 224 pixels; ours trains 300 passes to the end. It starts from DINO's ImageNet weights, ours from random ones.
+`small` keeps schedule, losses and augmentation and makes the rest fit two CPU cores: a quarter of the width, 128
+pixels, a fixed number of steps at a higher rate, a ViT of 192 channels and 4 blocks with 3 heads on patches of 8.
+The paper's "U-Net†" is U-Net here. Its comparators have other losses in their own papers; here all have those of the
+protocol. Tables give class-mean Dice of whole cases, and of each structure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from overread.architectures import Segmenter, build_segmenter
+from overread.architectures.attention_maps import AttentionMaps, AttentionOptions
+from overread.architectures.dai_net import ATTENTION
+from overread.architectures.vit import ViTOptions
+from overread.cluster.tasks import on_gpus
+from overread.data.store import load_prepared
+from overread.jsonio import JsonRecord, fingerprint, read_json, write_json
+from overread.metrics.overlap import case_dice
+from overread.records import AugmentConfig, Needs, OptimiserConfig, TrialConfig
+from overread.reproduction.measuring import TestCase
+from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting
+from overread.reproduction.printed import paper_dataset, printed, printed_text
+from overread.reproduction.results import Findings
+from overread.reproduction.writing import NOT_TRAINED, difference, percent
+from overread.review import figures
+from overread.review.tables import Grid
+from overread.search.pretraining import pretrain_teacher
+from overread.tracking.pretraining import PretrainTracker
+from overread.training.dino import PretrainConfig
+from overread.training.extras import ensure_extras, stored_extras
+from overread.training.multi_crop import MultiCrop
+from overread.training.pretrained import load_pretrained
+from overread.training.pretraining import OUTCOME, PretrainOutcome, attention_options
+
+NAME = "dainet"
+DATASETS = {"acdc": "ACDC"}
+"""Part of a data set's name (in lower case) to the paper's name of it."""
+STRUCTURES = {"rv": "rv", "mlv": "myo", "myo": "myo", "lvc": "lv", "lv": "lv"}
+"""Names of labels (in lower case) to the metric that is printed of them."""
+DUAL = ("0000", "0001", "0111", "1111")
+"""Switches of Table 3, finest first."""
+MAIN_ROW, PLAIN = "DAINet 1111", "U-Net"
+COMPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "V-Net": ("unet_sharp", {"wiring": "plain", "encoder": "v_net"}),
+    "AttnUNet": ("attention_unet", {}),
+    "R50 ViT": ("transunet", {"skips": 0}),
+    "TransUNet": ("transunet", {}),
+}
+"""Models of Tables 1 and 2 by printed name."""
+MAPS = "maps.json"
+"""Seconds that storing the maps took, beside the teacher."""
+
+
+def _rows() -> tuple[Row, ...]:
+    dual = [
+        Row(
+            name=f"DAINet {switches}",
+            architecture="dai_net",
+            options={"switches": [switch == "1" for switch in switches]},
+            core=True,
+        )
+        for switches in DUAL
+    ]
+    return (
+        Row(name=PLAIN, architecture="unet", core=True),
+        Row(name="DAINet single", architecture="dai_net", options={"form": "single"}, core=True),
+        *dual,
+        *(Row(name=name, architecture=a, options=o, least_width=8) for name, (a, o) in COMPARATORS.items()),
+    )
+
+
+LOSSES = {"ce": 0.5, "dice": 0.5}
+AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=20.0, scale=0.0, intensity=0.0)
+PROTOCOLS = {
+    "paper": Protocol(
+        max_side=224,
+        width=1.0,
+        passes=300,
+        batch_size=16,
+        optimiser=OptimiserConfig(name="adam", learning_rate=1e-4, weight_decay=1e-4, schedule="poly"),
+        augment=AUGMENTATION,
+        losses=LOSSES,
+        validations=30,
+        unlabelled=True,
+    ),
+    "small": Protocol(
+        max_side=128,
+        width=0.25,
+        steps=1200,
+        batch_size=8,
+        optimiser=OptimiserConfig(name="adam", learning_rate=2e-3, weight_decay=1e-4, schedule="poly"),
+        augment=AUGMENTATION,
+        losses=LOSSES,
+        validations=6,
+        unlabelled=True,
+    ),
+}
+PRETRAINING = {
+    "paper": PretrainConfig(),
+    "small": PretrainConfig(
+        vit=ViTOptions(size="tiny", patch=8, depth=4),
+        crops=MultiCrop(size=96, local_size=48, local_crops=2),
+        outputs=1024,
+        hidden=512,
+        bottleneck=128,
+        batch_size=16,
+        epochs=20,
+        learning_rate=5e-4,
+        warm_up_epochs=3,
+        temperature_epochs=6,
+    ),
+}
+
+
+# ---------------------------------------------------------------- before the rows: teacher and maps
+
+
+def make_teacher(setting: Setting) -> Made | None:
+    """Pretrain the teacher and store the maps of every case, as far as that is not done; None: it is not finished."""
+    config = replace(PRETRAINING[setting.size], seed=setting.seed)
+    key = fingerprint({"config": config.to_json(), "data": setting.prepared.content})[:12]
+    folder, tracker = setting.folder / f"teacher-{key}", setting.tracker
+    outcome = pretrain_teacher(
+        setting.prepared,
+        config,
+        folder,
+        gpus_per_worker=setting.gpus,
+        deadline=setting.deadline,
+        tracker=PretrainTracker(tracker.uri, tracker.experiment, tracker.search_id),
+    )
+    if outcome is None or outcome.state != "finished":
+        return None
+    options = {ATTENTION: attention_options(folder, setting.prepared).to_json()}
+    _store_maps(setting, options, folder / MAPS)
+    return Made(options=options, folder=folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapItem(JsonRecord):
+    """One case whose maps are to be stored."""
+
+    prepared: str
+    """Folder of the prepared data set."""
+    config: TrialConfig
+    """Of any network with these maps."""
+    case: str
+    device: str = "cpu"
+
+
+def store_maps(item: MapItem) -> float | None:
+    """Store the maps of one case; return the seconds it took, or None where they were there."""
+    prepared = load_prepared(Path(item.prepared))
+    segmenter = _teacher(json.dumps(item.config.to_json(), sort_keys=True), item.device)
+    started = time.perf_counter()
+    return time.perf_counter() - started if ensure_extras(segmenter, prepared, [item.case]) else None
+
+
+@lru_cache(maxsize=1)
+def _teacher(config: str, device: str) -> Segmenter:
+    """Return a network with its teacher; a process reads the file once."""
+    return load_pretrained(build_segmenter(TrialConfig.from_json(json.loads(config)))).to(device)
+
+
+def _store_maps(setting: Setting, options: dict[str, Any], note: Path) -> None:
+    """Store the maps of all cases in parallel; the seconds are noted when any had to be computed."""
+    prepared = setting.prepared
+    config = TrialConfig(
+        architecture="dai_net",
+        options=options | {"width": 1},
+        in_channels=len(prepared.preprocessing.channels),
+        classes=prepared.classes,
+        patch_size=(16, 16),
+        steps=1,
+    )
+    device = "cuda" if setting.gpus else "cpu"
+    items = [MapItem(prepared=prepared.root, config=config, case=case.id, device=device) for case in prepared.cases]
+    seconds = on_gpus(setting.map_cases, setting.gpus)(store_maps, items, "Attention maps")
+    computed = [value for value in seconds if value is not None]
+    if computed:
+        slices = sum(case.shape[0] for case in prepared.cases)
+        write_json(
+            note, {"cases": len(computed), "seconds": sum(computed), "slices": slices, "of": len(prepared.cases)}
+        )
+
+
+def measure(case: TestCase) -> dict[str, float | None]:
+    """Return the Dice of every structure, `dice_<label>`, and their mean, `mean_dice`."""
+    found = case_dice(case.probabilities().argmax(0).astype(np.uint8), case.truth, case.prepared.classes)
+    labels = case.prepared.label_names[1:]
+    return {f"dice_{label}": value for label, value in zip(labels, found.per_class, strict=True)} | {
+        "mean_dice": found.mean
+    }
+
+
+# ---------------------------------------------------------------- tables
+
+
+def exhibits(findings: Findings) -> tuple[Grid, ...]:
+    """Return Tables 2 and 3, paired differences, and what the pretraining and the maps took."""
+    second = [PLAIN, *COMPARATORS, MAIN_ROW]
+    third = [PLAIN, "DAINet single", *(f"DAINet {switches}" for switches in DUAL)]
+    tables = [
+        _table(findings, "Table 2: other models", "2", second),
+        _table(findings, "Table 3: single and dual encoders by switches", "3", third),
+        _differences(findings),
+    ]
+    return (*tables, *(_pretraining(findings.made) if findings.made is not None else ()))
+
+
+def _table(findings: Findings, title: str, table: str, names: list[str]) -> Grid:
+    """Return Dice of models by structure, ours beside print."""
+    labels, dataset = findings.prepared.label_names[1:], paper_dataset(DATASETS, findings.dataset)
+    measures = {"mean": "mean_dice"} | {label: f"dice_{label}" for label in labels}
+    prints = {"mean": "dice"} | {label: STRUCTURES.get(label.lower(), label) for label in labels}
+    rows = []
+    for name in names:
+        result = findings.results.get(name)
+        ours = [NOT_TRAINED if result is None else percent(result.summary(m)) for m in measures.values()]
+        # Table 3 does not repeat the plain U-Net, which its text compares with
+        source = "2" if name == PLAIN else table
+        rows.append((name, *ours, *(printed_text(NAME, source, name, dataset, metric) for metric in prints.values())))
+    columns = ("model", *(f"{c}, ours" for c in measures), *(f"{c}, printed" for c in prints))
+    return Grid(title, columns, tuple(rows))
+
+
+def _differences(findings: Findings) -> Grid:
+    """Return paired differences of the mean Dice, resampled by patient."""
+    pairs = [(f"DAINet {switches}", PLAIN) for switches in DUAL] + [("DAINet single", PLAIN)]
+    pairs += [(MAIN_ROW, f"DAINet {switches}") for switches in DUAL[:-1]] + [(MAIN_ROW, "DAINet single")]
+    dataset, rows = paper_dataset(DATASETS, findings.dataset), []
+    for name, other in pairs:
+        mine, theirs = findings.results.get(name), findings.results.get(other)
+        if mine is not None and theirs is not None:
+            printed = _printed_difference(name, other, dataset)
+            rows.append((f"{name} minus {other}", difference(mine.compared(theirs, "mean_dice")), printed))
+    columns = ("paired difference of the mean Dice, points", "ours (95 % interval by patient)", "printed")
+    return Grid("DAI-Net against U-Net and among its switches", columns, tuple(rows))
+
+
+def _printed_difference(name: str, other: str, dataset: str | None) -> str:
+    mine = printed(NAME).get(("3", name, dataset or "", "dice"))
+    theirs = printed(NAME).get(("2" if other == PLAIN else "3", other, dataset or "", "dice"))
+    return "–" if mine is None or theirs is None else f"{mine[0] - theirs[0]:+.2f}"  # noqa: RUF001
+
+
+def _pretraining(made: Made) -> tuple[Grid, ...]:
+    """Return the teacher's curve and what it took, and the seconds of the maps."""
+    outcome = PretrainOutcome.load(made.folder / OUTCOME)
+    columns = {"loss": ".4f", "teacher_entropy": ".3f", "teacher_spread": ".3f", "agreement": ".3f"}
+    curve = tuple(
+        (str(report.epoch), str(report.step), *(f"{report.metrics[name]:{form}}" for name, form in columns.items()))
+        for report in outcome.epochs
+    )
+    facts = [
+        ("cases seen", f"{len(outcome.cases)}"),
+        ("slices", f"{outcome.images:,}"),
+        ("steps", f"{outcome.steps:,} of {outcome.config.batch_size} slices in {outcome.seconds:.0f} s"),
+        ("entropy of even outputs, nats", f"{math.log(outcome.config.outputs):.3f}"),
+        ("collapse", outcome.warning or "none"),
+    ]
+    if (made.folder / MAPS).is_file():
+        note = read_json(made.folder / MAPS)
+        each = note["seconds"] / note["cases"]
+        facts.append(("maps, s per case", f"{each:.2f} ({note['cases']} cases computed once, stored ever after)"))
+    return (
+        Grid("Pretraining of the teacher", ("what", "value"), tuple(facts)),
+        Grid("Curve of the pretraining", ("epoch", "step", *(name.replace("_", " ") for name in columns)), curve),
+    )
+
+
+# ---------------------------------------------------------------- figures
+
+
+def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
+    """Write the figures as far as their rows are trained; return those written."""
+    makers = (_curve, _maps, _examples)
+    return tuple(path for maker in makers if (path := maker(findings, folder)) is not None)
+
+
+def _curve(findings: Findings, folder: Path) -> Path | None:
+    """The loss and the teacher's entropy over the pretraining."""
+    if findings.made is None:
+        return None
+    epochs = PretrainOutcome.load(findings.made.folder / OUTCOME).epochs
+    path = folder / "pretraining.png"
+    with figures.drawing(path, 5, 3.6, 2) as axes:
+        for ax, names in zip(axes[0], (("loss",), ("teacher_entropy", "teacher_spread")), strict=True):
+            series = {n.replace("_", " "): [(float(e.epoch), e.metrics[n]) for e in epochs] for n in names}
+            figures.lines(ax, series, "DINO pretraining", "epoch", "nats")
+    return path
+
+
+def _chosen(findings: Findings, name: str, count: int) -> list[str]:
+    """Return test cases of a row from the worst to the best."""
+    cases = [case for case in findings.results[name].cases if case.has_foreground]
+    ranked = sorted(cases, key=lambda case: case.values["mean_dice"] or 0.0)
+    places = [round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(count)] if ranked else []
+    return [ranked[place].case for place in dict.fromkeys(places)]
+
+
+def _maps(findings: Findings, folder: Path) -> Path | None:
+    """The attention maps of some test cases, head by head."""
+    if findings.made is None:
+        return None
+    extra = AttentionMaps(AttentionOptions.from_json(findings.made.options[ATTENTION])).extra
+    panels = []
+    for case_id in findings.prepared.splits.locked[:3]:
+        image, (place, truth) = findings.shown_slice(case_id)
+        panels.append(figures.Contoured(case_id, image, {"truth": truth}))
+        maps = stored_extras(Needs(extras={ATTENTION: extra}), findings.prepared, case_id)
+        for head, found in enumerate(maps[ATTENTION][:, place] if maps else (), 1):
+            panels.append(figures.Contoured(f"head {head}", found.numpy(), {"truth": truth}))
+    return figures.contoured(folder / "attention-maps.png", panels, columns=1 + extra.channels)
+
+
+def _examples(findings: Findings, folder: Path) -> Path | None:
+    """Test cases from the worst to the best of DAI-Net, with truth and the masks of U-Net and DAI-Net."""
+    names = (PLAIN, MAIN_ROW)
+    if not findings.tested(*names):
+        return None
+    panels = []
+    for case_id in _chosen(findings, MAIN_ROW, 8):
+        image, (place, truth) = findings.shown_slice(case_id)
+        masks = {"truth": truth}
+        for name in names:
+            case = findings.opened(name, case_id)
+            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
+        panels.append(figures.Contoured(case_id, image, masks))
+    return figures.contoured(folder / "examples.png", panels)
+
+
+PAPERS.add(
+    NAME,
+    Paper(
+        name=NAME,
+        title="DAI-Net (Yeganeh et al. 2023)",
+        rows=_rows(),
+        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        measure=measure,
+        exhibits=exhibits,
+        pictures=pictures,
+        before=Before(architectures=("dai_net",), make=make_teacher),
+    ),
+)
