@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from overread.architectures import Segmenter, build_segmenter
-from overread.architectures.attention_maps import AttentionMaps, AttentionOptions
+from overread.architectures.attention_maps import AttentionOptions
 from overread.architectures.dai_net import ATTENTION
 from overread.architectures.vit import ViTOptions
 from overread.cluster.tasks import on_gpus
 from overread.data.store import load_prepared
 from overread.jsonio import JsonRecord, fingerprint, read_json, write_json
 from overread.metrics.overlap import case_dice
-from overread.records import AugmentConfig, Needs, OptimiserConfig, TrialConfig
+from overread.records import AugmentConfig, Extra, Needs, OptimiserConfig, TrialConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting
 from overread.reproduction.printed import paper_dataset, printed, printed_text
@@ -191,10 +191,7 @@ def _store_maps(setting: Setting, options: dict[str, Any], note: Path) -> None:
     seconds = on_gpus(setting.map_cases, setting.gpus)(store_maps, items, "Attention maps")
     computed = [value for value in seconds if value is not None]
     if computed:
-        slices = sum(case.shape[0] for case in prepared.cases)
-        write_json(
-            note, {"cases": len(computed), "seconds": sum(computed), "slices": slices, "of": len(prepared.cases)}
-        )
+        write_json(note, {"cases": len(computed), "seconds": sum(computed)})
 
 
 def measure(case: TestCase) -> dict[str, float | None]:
@@ -316,7 +313,8 @@ def _maps(findings: Findings, folder: Path) -> Path | None:
     """The attention maps of some test cases, head by head."""
     if findings.made is None:
         return None
-    extra = AttentionMaps(AttentionOptions.from_json(findings.made.options[ATTENTION])).extra
+    attention = AttentionOptions.from_json(findings.made.options[ATTENTION])
+    extra = Extra(channels=attention.vit.heads, key=attention.key)
     panels = []
     for case_id in findings.prepared.splits.locked[:3]:
         image, (place, truth) = findings.shown_slice(case_id)
