@@ -162,3 +162,26 @@ def test_members_carry_the_teacher():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         DAINetOptions.from_json(options)
+
+
+@pytest.mark.parametrize("backbone", ["attention_unet", "unet_plus_plus"])
+def test_any_network_may_take_the_maps_as_further_channels(backbone):
+    own = {"width": 4, "depth": 2}
+    options = SMALL | {"form": "single", "backbone": backbone, "backbone_options": {"depth": 2}}
+    segmenter = ARCHITECTURES["dai_net"].build(options, in_channels=1, classes=3)
+    plain = ARCHITECTURES[backbone].build(own, in_channels=1, classes=3)
+    # only the first Conv3 has more inputs: 3 heads x 4 channels
+    assert count_parameters(segmenter) - count_parameters(plain) == 9 * 3 * 4
+    batch = toy_batch((32, 32), needs=segmenter.needs)
+    segmenter(batch)["loss"].backward()
+    (first, *_) = (p for p in segmenter.network.parameters() if p.ndim == 4)
+    assert first.grad is not None
+    assert (first.grad.abs().amax((0, 2, 3)) > 0).tolist() == [True] * 4  # image and maps
+    segmenter.eval()
+    other = replace(batch, extras={ATTENTION: -batch.extras[ATTENTION]})
+    assert not torch.allclose(segmenter.read(batch).probabilities, segmenter.read(other).probabilities)
+
+
+def test_a_backbone_of_the_dual_form_is_refused():
+    with pytest.raises(UserError, match="the dual one has encoders of its own and got 'attention_unet'"):
+        DAINetOptions(backbone="attention_unet")

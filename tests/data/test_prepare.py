@@ -233,6 +233,9 @@ def test_unlabelled_images_are_prepared_when_asked_for_and_join_the_groups(tmp_p
     assert prepare_dataset(root, PrepareSettings(folds=2), cache).unlabelled == ()
     prepared = prepare_dataset(root, PrepareSettings(folds=2, unlabelled=True), cache)
     (other,) = prepared.unlabelled
+    # a search without them has the same splits: what it locks, a pretraining has not seen
+    assert prepared.splits == prepare_dataset(root, PrepareSettings(folds=2), cache).splits
+    assert [case.group for case in prepared.cases] == [case.id for case in prepared.cases]
     assert (other.id, other.annotators, other.index) == ("other", (), 8)
     assert other.group == prepared.case("phantom_002").group
     assert ("other", "phantom_002") in prepared.near_duplicates

@@ -52,3 +52,11 @@ def test_slices_know_their_data(prepared: Prepared) -> None:
     assert Slices(other, pretraining_cases(other, 0)).content != first.content
     with pytest.raises(UserError, match="at least one case"):
         Slices(prepared, ())
+
+
+def test_near_duplicates_of_held_out_cases_are_not_trained_on(prepared: Prepared) -> None:
+    free = tuple(replace(case, group=f"new {case.id}") for case in prepared.unlabelled)
+    pairs = (("case0", "case6"), ("case7", "case6"), ("case4", "case8"))  # 7 is a copy of a copy of the locked 0
+    made = replace(prepared, unlabelled=free, near_duplicates=pairs)
+    assert ids(pretraining_cases(made, 0)) == ["case4", "case5", "case8", "case9"]
+    assert ids(pretraining_cases(made, 1)) == ["case2", "case3", "case9"]  # 4 is held out, and 8 with it

@@ -131,3 +131,14 @@ def test_the_unet_sharp_space_asks_only_for_switches_that_matter():
     trial = drawn.ask()
     module.suggest(trial, context())
     assert "unet_sharp/connection" not in trial.params
+
+
+def test_the_sources_of_the_maps_are_a_dimension():
+    space, drawn = load("dai_net"), study()
+    teachers = tuple({"vit": {"size": size}, "image_size": 64} for size in ("tiny", "small"))
+    found = [space.suggest(drawn.ask(), context(teachers=teachers))["options"]["attention"] for _ in range(12)]
+    assert all(teacher in found for teacher in teachers)
+    first = space.suggest(drawn.ask(), context())["options"]["attention"]
+    assert first == space.RANDOM  # without a teacher
+    forms = [space.suggest(drawn.ask(), context())["options"] for _ in range(12)]
+    assert all(("switches" in options) == (options["form"] == "dual") for options in forms)

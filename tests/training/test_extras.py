@@ -140,3 +140,19 @@ def test_extras_of_another_shape_than_the_case_are_computed_anew(prepared: Prepa
     assert stored_extras(segmenter.needs, prepared, "case0") is None
     assert ensure_extras(segmenter, prepared, ["case0"]) == 1
     np.testing.assert_array_equal(arrays.read_extra("twice-v1"), 2 * arrays.image)
+
+
+def test_a_case_that_another_trial_has_stored_meanwhile_is_left_out(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG)
+    ids = [case.id for case in prepared.cases]
+    inner = segmenter.case_inputs
+
+    def race(image: Tensor) -> dict[str, Tensor]:
+        for case_id in ids:  # another process was as fast with all the others
+            arrays = open_case(prepared, case_id)
+            arrays.write_extra("twice-v1", 2 * arrays.image)
+        return inner(image)
+
+    segmenter.case_inputs = race  # type: ignore[method-assign]
+    ensure_extras(segmenter, prepared, ids)
+    assert len(CALLS) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,14 @@ from overread.training import pretraining
 from overread.training.dino import PretrainConfig
 from overread.training.inference import load_segmenter, predict_volume
 from overread.training.multi_crop import MultiCrop
-from overread.training.pretraining import CHECKPOINT, TEACHER, PretrainOutcome, attention_options, pretrain
+from overread.training.pretraining import (
+    CHECKPOINT,
+    TEACHER,
+    PretrainOutcome,
+    attention_options,
+    check_pretraining,
+    pretrain,
+)
 from overread.training.worker import WorkerContext, train_trial
 
 CONFIG = PretrainConfig(
@@ -263,3 +271,44 @@ def test_a_dai_net_is_trained_on_the_maps_of_a_pretrained_teacher(images: Prepar
     np.testing.assert_allclose(computed, read, atol=1e-5)
     with pytest.raises(UserError, match="must be readable"):
         train_trial(config, images, context_of(tmp_path / "third"))
+
+
+def test_what_cannot_be_pretrained_is_said_before_it_starts(images: Prepared, tmp_path: Path) -> None:
+    cases = pretraining_cases(images, 0)
+    check_pretraining(CONFIG, images, cases)
+    large = replace(CONFIG, vit=ViTOptions(size="tiny", patch=32, depth=1), crops=MultiCrop(size=32, local_size=32))
+    with pytest.raises(UserError, match=r"one patch, 32 pixels.*but 4 of 4.*case2: \(16, 16\)"):
+        check_pretraining(large, images, cases)
+    torch.save({"head.weight": torch.zeros(1), "blocks.0.attn.qkv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(
+        UserError, match=r"they lack cls_token.*\n.*in other shapes blocks\.0\.attn\.qkv\.weight \(1,\)"
+    ):
+        check_pretraining(replace(CONFIG, start=str(tmp_path / "other.pth")), images, cases)
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"x": Evil(tmp_path / "ran")}))
+    with pytest.raises(UserError, match="the file is refused"):
+        check_pretraining(replace(CONFIG, start=str(tmp_path / "evil.pth")), images, cases)
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    """Would create a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_teacher_must_not_have_seen_what_is_held_out(images: Prepared, tmp_path: Path) -> None:
+    outcome = pretrain(
+        replace(CONFIG, epochs=1), Slices(images, pretraining_cases(images, 0)), context_of(tmp_path / "dino")
+    )
+    assert (outcome.dataset, outcome.cases) == ("tiny", ("case2", "case3", "case4", "case5"))
+    assert attention_options(tmp_path / "dino", images, 0) == attention_options(tmp_path / "dino")
+    with pytest.raises(UserError, match=r"trained on 4 of them \(such as case2\)"):
+        attention_options(tmp_path / "dino", images, 1)
+    locked = replace(images, splits=replace(images.splits, locked=("case5",)))
+    with pytest.raises(UserError, match=r"trained on 1 of them \(such as case5\)"):
+        attention_options(tmp_path / "dino", locked, 0)
+    attention_options(tmp_path / "dino", replace(locked, dataset="other"), 0)  # cases of other data are others

@@ -66,3 +66,10 @@ def test_synthetic_batch_has_all_that_is_needed() -> None:
     assert batch.instances is not None
     assert batch.partner is not None
     assert batch.partner.partner is None
+
+
+def test_a_step_is_timed_before_the_extras_are_stored(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = build_segmenter(tiny_config())
+    segmenter.needs = Needs(extras={"maps": Extra(3, "not-stored")})
+    monkeypatch.setattr(timing, "build_segmenter", lambda config: segmenter)
+    assert timing.time_step(tiny_config(), prepared, "cpu") > 0

@@ -58,7 +58,7 @@ def search_settings(options: Mapping[str, Any]) -> SearchSettings:
 def paths(options: Mapping[str, Any]) -> dict[str, Path | None]:
     """Return the options that are paths, which must be absolute on a cluster; of teachers the first that is not."""
     relative = next((folder for folder in options.get("teachers", ()) if not folder.is_absolute()), None)
-    return {name: options.get(name) for name in PATHS} | {"teacher": relative}
+    return {name: options.get(name) for name in PATHS} | ({} if relative is None else {"teacher": relative})
 
 
 def _workers(text: str) -> tuple[int, ...]:
