@@ -197,9 +197,7 @@ def _training(
         protocol = replace(protocol, options=dict(protocol.options) | dict(made.options))
     config = row_config(row, protocol, prepared, settings.seed, fold)
     out = settings.out.resolve()
-    # an output folder that is moved keeps its rows: files that were made in it are named from there
-    told = json.loads(json.dumps(config.to_json()).replace(f'"{out}/', '"'))
-    key = fingerprint({"config": told, "data": prepared.content})[:12]
+    key = row_key(config, prepared.content, out)
     name = f"{slug(row.name)}-fold-{fold + 1}" if protocol.cross_validated else slug(row.name)
     folder = out / "rows" / f"{name}-{key}"
     job = TrialJob(
@@ -212,6 +210,15 @@ def _training(
         protected=True,
     )
     return RowTraining(row, job)
+
+
+def row_key(config: TrialConfig, content: str, out: Path) -> str:
+    """Return the hash by which a row is found again in an output folder, wherever this is moved to.
+
+    Files that were made in it, such as a teacher, are named from there.
+    """
+    told = json.loads(json.dumps(config.to_json()).replace(f'"{out}/', '"'))
+    return fingerprint({"config": told, "data": content})[:12]
 
 
 def _train(trainings: Sequence[RowTraining], prepared: Prepared, out: Path, here: Resources) -> None:

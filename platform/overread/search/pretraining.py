@@ -97,11 +97,7 @@ def _run(job: PretrainJob, tracker: PretrainTracker | None) -> None:
         guarded(tracker.start_pretraining, job.trial_id, job.config, passing=(UserError,))
 
     def note(report: EpochReport) -> None:
-        metrics = report.metrics
-        said = "; " + str(_collapsed(report, job.config)) if metrics["collapsed"] else ""
-        level = logging.WARNING if said else logging.INFO
-        figures = f"loss {metrics['loss']:.4f}, teacher entropy {metrics['teacher_entropy']:.3f}"
-        log.log(level, "epoch %d of %d: %s%s", report.epoch, job.config.epochs, figures, said)
+        told(report, job.config)
         if tracker is not None:
             guarded(tracker.log_pretraining, job.trial_id, report, job.path)
 
@@ -117,5 +113,12 @@ def _run(job: PretrainJob, tracker: PretrainTracker | None) -> None:
         guarded(tracker.finish_pretraining, job.trial_id, job.outcome(), job.path)
 
 
-def _collapsed(report: EpochReport, config: PretrainConfig) -> str | None:
-    return collapse(report.metrics["teacher_entropy"], report.metrics["teacher_spread"], config.outputs)
+def told(report: EpochReport, config: PretrainConfig) -> None:
+    """Log an epoch; a teacher that has collapsed is a warning that says how, and what to do."""
+    metrics = report.metrics
+    entropy, spread = metrics["teacher_entropy"], metrics["teacher_spread"]
+    line = f"epoch {report.epoch} of {config.epochs}: loss {metrics['loss']:.4f}, teacher entropy {entropy:.3f}"
+    if metrics["collapsed"]:
+        log.warning("%s; %s", line, collapse(entropy, spread, config.outputs))
+    else:
+        log.info("%s", line)
