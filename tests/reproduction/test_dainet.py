@@ -41,7 +41,7 @@ def test_printed_differences():
     assert dainet._printed_difference("DAINet 1111", "U-Net", "ACDC") == "+0.33"
     assert dainet._printed_difference("DAINet single", "U-Net", "ACDC") == "-1.19"
     assert dainet._printed_difference("DAINet 1111", "DAINet 0000", "ACDC") == "+0.30"
-    assert dainet._printed_difference("DAINet 1111", "DAINet 0000", None) == "–"
+    assert dainet._printed_difference("DAINet 1111", "DAINet 0000", None) == "–"  # noqa: RUF001
 
 
 @pytest.mark.ray
@@ -74,7 +74,7 @@ def test_rows_wait_for_the_teacher_and_share_its_maps(tmp_path: Path, monkeypatc
     assert not set(outcome.cases) & {*splits.locked, *splits.fold(0).validation}
     tables = {path.name: list(csv.reader(path.open())) for path in (out / "tables").glob("*.csv")}
     third = {row[0]: row for row in tables["02-table-3-single-and-dual-encoders-by-switches.csv"]}
-    assert third["DAINet 1111"][-2:] == ["91.90", "–"]  # print: mean, and no organ of the phantom
+    assert third["DAINet 1111"][-2:] == ["91.90", "–"]  # noqa: RUF001  (print: mean, and no organ of the phantom)
     assert third["DAINet 0001"][1] == "not trained here"
     facts = dict(tables["04-pretraining-of-the-teacher.csv"])
     assert facts["maps, s per case"].endswith("(10 cases computed once, stored ever after)")

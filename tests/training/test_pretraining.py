@@ -284,7 +284,7 @@ def test_what_cannot_be_pretrained_is_said_before_it_starts(images: Prepared, tm
         UserError, match=r"they lack cls_token.*\n.*in other shapes blocks\.0\.attn\.qkv\.weight \(1,\)"
     ):
         check_pretraining(replace(CONFIG, start=str(tmp_path / "other.pth")), images, cases)
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"x": Evil(tmp_path / "ran")}))
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"x": Evil(tmp_path / "ran")}, protocol=2))
     with pytest.raises(UserError, match="the file is refused"):
         check_pretraining(replace(CONFIG, start=str(tmp_path / "evil.pth")), images, cases)
     assert not (tmp_path / "ran").exists()

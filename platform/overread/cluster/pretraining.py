@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from overread.cluster.job import StopSignal, WorkerJob
 from overread.cluster.session import apply_settings
@@ -18,6 +19,8 @@ from overread.records import EpochReport
 from overread.training.dino import PretrainConfig
 from overread.training.pretraining import OUTCOME, PretrainOutcome, pretrain, saved_checkpoint
 
+POLL = 0.3
+"""Seconds between looks for new epochs."""
 ATTEMPTS = 3
 """Times that a group is started when a process of it dies."""
 logger = logging.getLogger(__name__)
@@ -39,23 +42,35 @@ class PretrainJob(WorkerJob):
         return PretrainOutcome.load(path) if path.exists() else None
 
 
+class Controller:
+    """An actor that runs the group: Ray Train wants its controller in one. Its epochs are asked for meanwhile."""
+
+    def __init__(self) -> None:
+        self.reports: list[dict[str, Any]] = []
+
+    def run(self, job: PretrainJob) -> None:
+        """Run the workers to their end."""
+        apply_settings()
+
+        def loop() -> None:
+            pretrain_on_rank(job)
+
+        fit_group(job, loop, self.reports.append)
+
+    def since(self, count: int) -> list[dict[str, Any]]:
+        """Return the reports after the first `count`."""
+        return self.reports[count:]
+
+
 def run_pretraining(job: PretrainJob, note: Callable[[EpochReport], object]) -> None:
     """Run the workers to their end; `note` gets every epoch, in the caller's process.
 
     A group of which a process died is started again from its last checkpoint. Raises the worker's own exception when
     its code failed.
     """
-    apply_settings()
-
-    def loop() -> None:
-        pretrain_on_rank(job)
-
-    def report(metrics: dict[str, str]) -> None:
-        note(EpochReport.from_json(json.loads(metrics["report"])))
-
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return fit_group(job, loop, report)
+            return _attempt(job, note)
         except WorkerDied as error:
             if attempt == ATTEMPTS:
                 raise
@@ -63,6 +78,29 @@ def run_pretraining(job: PretrainJob, note: Callable[[EpochReport], object]) -> 
         finally:
             release_group(job.path)
     return None
+
+
+def _attempt(job: PretrainJob, note: Callable[[EpochReport], object]) -> None:
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    controller = ray.remote(num_cpus=0, max_concurrency=2)(Controller).remote()
+    heard = 0
+    try:
+        waiting = [controller.run.remote(job)]
+        (end,) = waiting
+        while waiting:
+            _, waiting = ray.wait(waiting, timeout=POLL)
+            for metrics in ray.get(controller.since.remote(heard)):
+                heard += 1
+                note(EpochReport.from_json(json.loads(metrics["report"])))
+        ray.get(end)
+    except RayTaskError as error:
+        raise getattr(error, "cause", None) or error from error
+    except RayActorError as error:
+        raise WorkerDied(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+    finally:
+        ray.kill(controller)
 
 
 def pretrain_on_rank(job: PretrainJob) -> None:

@@ -1,7 +1,7 @@
-"""Workers that train together: a Ray Train `TorchTrainer` inside a trial or the driver, as lean as Ray 2.60 allows.
+"""Workers that train together: a Ray Train `TorchTrainer` inside a trial (or an actor), as lean as Ray 2.60 allows.
 
 By default a `TorchTrainer` starts up to eight processes per trial. Here its controller runs in the caller's process,
-reports go straight to Tune (or to the driver), and helpers that we do not use are left out: 3.3 s instead of 18 s to
+reports go straight to Tune (or to the caller), and helpers that we do not use are left out: 3.3 s instead of 18 s to
 start. This needs private names of Ray 2.60 (hence the pin); where they are missing, the plain `TorchTrainer` does the
 same job slower.
 
@@ -50,7 +50,7 @@ def run_group(job: TrialJob, prepared: Prepared, worker: Worker) -> None:
 
 
 def fit_group(job: WorkerJob, loop: Callable[[], None], report: Report) -> None:
-    """Run `loop` in every worker of a group; `report` gets rank 0's metrics in the caller's process, as they come.
+    """Run `loop` in every worker of a group; `report` gets rank 0's metrics as they come, in this process (an actor).
 
     Raises `WorkerDied` when a process ended, and the worker's own exception when its code failed.
     """
