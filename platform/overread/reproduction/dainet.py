@@ -211,11 +211,11 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
     second = [PLAIN, *COMPARATORS, MAIN_ROW]
     third = [PLAIN, "DAINet single", *(f"DAINet {switches}" for switches in DUAL)]
     tables = [
-        _table(findings, "Table 2: other models", "2", second),
+        _table(findings, "Table 2: other models (V-Net and AttnUNet are of Table 1)", "2", second),
         _table(findings, "Table 3: single and dual encoders by switches", "3", third),
         _differences(findings),
     ]
-    return (*tables, *(_pretraining(findings.made) if findings.made is not None else ()))
+    return (*tables, *_pretraining(findings.made))
 
 
 def _table(findings: Findings, title: str, table: str, names: list[str]) -> Grid:
@@ -254,14 +254,18 @@ def _printed_difference(name: str, other: str, dataset: str | None) -> str:
     return "–" if mine is None or theirs is None else f"{mine[0] - theirs[0]:+.2f}"  # noqa: RUF001
 
 
-def _pretraining(made: Made) -> tuple[Grid, ...]:
-    """Return the teacher's curve and what it took, and the seconds of the maps."""
-    outcome = PretrainOutcome.load(made.folder / OUTCOME)
+def _pretraining(made: Made | None) -> tuple[Grid, ...]:
+    """Return what the teacher and the maps took, and the teacher's curve; without rows while there is none."""
     columns = {"loss": ".4f", "teacher_entropy": ".3f", "teacher_spread": ".3f", "agreement": ".3f"}
-    curve = tuple(
-        (str(report.epoch), str(report.step), *(f"{report.metrics[name]:{form}}" for name, form in columns.items()))
-        for report in outcome.epochs
+    facts, curve = (_facts(made.folder), _curve_rows(made.folder, columns)) if made is not None else ((), ())
+    return (
+        Grid("Pretraining of the teacher", ("what", "value"), facts),
+        Grid("Curve of the pretraining", ("epoch", "step", *(name.replace("_", " ") for name in columns)), curve),
     )
+
+
+def _facts(folder: Path) -> tuple[tuple[str, str], ...]:
+    outcome = PretrainOutcome.load(folder / OUTCOME)
     facts = [
         ("cases seen", f"{len(outcome.cases)}"),
         ("slices", f"{outcome.images:,}"),
@@ -269,13 +273,17 @@ def _pretraining(made: Made) -> tuple[Grid, ...]:
         ("entropy of even outputs, nats", f"{math.log(outcome.config.outputs):.3f}"),
         ("collapse", outcome.warning or "none"),
     ]
-    if (made.folder / MAPS).is_file():
-        note = read_json(made.folder / MAPS)
+    if (folder / MAPS).is_file():
+        note = read_json(folder / MAPS)
         each = note["seconds"] / note["cases"]
         facts.append(("maps, s per case", f"{each:.2f} ({note['cases']} cases computed once, stored ever after)"))
-    return (
-        Grid("Pretraining of the teacher", ("what", "value"), tuple(facts)),
-        Grid("Curve of the pretraining", ("epoch", "step", *(name.replace("_", " ") for name in columns)), curve),
+    return tuple(facts)
+
+
+def _curve_rows(folder: Path, columns: dict[str, str]) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (str(report.epoch), str(report.step), *(f"{report.metrics[name]:{form}}" for name, form in columns.items()))
+        for report in PretrainOutcome.load(folder / OUTCOME).epochs
     )
 
 
