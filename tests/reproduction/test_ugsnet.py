@@ -117,7 +117,7 @@ def case_of(folder: Path, labels: np.ndarray, said: Mapping[str, np.ndarray]) ->
         content="",
     )
     config = TrialConfig(architecture="drawn", options={}, in_channels=1, classes=2, patch_size=(1, 8), steps=1)
-    return TestCase("r", Said(said), config, prepared, "c", "cpu")
+    return TestCase("r", Said(said), config, prepared, "c", PAPER.protocols["small"], "cpu")
 
 
 def line(length: int, probability: float = 1.0) -> np.ndarray:
@@ -167,8 +167,8 @@ def test_one_annotation_is_enough_only_where_no_case_has_two(tmp_path: Path) -> 
 class Opened(Findings):
     """Findings whose networks are untrained, made to say foreground somewhere."""
 
-    def opened(self, row: str, case_id: str) -> TestCase:
-        config, _ = self.networks[row]
+    def opened(self, name: str, case_id: str) -> TestCase:
+        ((config, _),) = self.networks[name]
         torch.manual_seed(0)
         segmenter = build_segmenter(config).eval()
         for module in segmenter.modules():
@@ -176,7 +176,7 @@ class Opened(Findings):
                 assert module.bias is not None
                 module.weight.data.mul_(20)
                 module.bias.data.zero_()
-        return TestCase(row, segmenter, config, self.prepared, case_id, "cpu")
+        return TestCase(name, segmenter, config, self.prepared, case_id, self.protocol, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     prepared = prepare_dataset(data, PrepareSettings(max_side=16, folds=2, merge_labels=True), folder / "cache")
     protocol = replace(PAPER.protocols["small"], max_side=16, width=1 / 16, steps=1)
     rows = [PAPER.row(name) for name in CORE]
-    networks = {row.name: (row_config(row, protocol, prepared, 0), Path()) for row in rows}
+    networks = {row.name: ((row_config(row, protocol, prepared, 0), Path()),) for row in rows}
     empty = Opened(PAPER, "small", protocol, prepared, networks=networks)
     results = {}
     for row in rows:
@@ -270,16 +270,16 @@ def test_fold_means_and_complex_groups_by_hand() -> None:
         return RowResult(row=name, parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
 
     baseline, better = row("U-Net", 0.5, 0.9, 0.6, 0.7, None), row("UGS-Net", 0.7, 0.9, 0.6, 0.8, None)
-    assert ugsnet_tables.over_folds(baseline, "first_dice") == "67.50±12.50 (2 folds, n=4)"  # 0.55 and 0.8
-    assert ugsnet_tables.over_folds(baseline, "none") == "–"  # noqa: RUF001
+    assert ugsnet_tables.folds_and_cases(baseline, "first_dice") == "67.50±12.50 (2 folds, n=4)"  # 0.55 and 0.8
+    assert ugsnet_tables.folds_and_cases(baseline, "none") == "–"  # noqa: RUF001
     grid = ugsnet_tables.table_complex(
         Findings(PAPER, "small", PAPER.protocols["small"], None, results={"U-Net": baseline, "UGS-Net": better})  # type: ignore[arg-type]
     )
     rows = {row[:2]: row[2:] for row in grid.rows}
     assert rows["<= 0.6", "UGS-Net"][:4] == (
         "2",
-        "65.00±0.00 (1 fold, n=2)",
-        "65.00±0.00 (1 fold, n=2)",
+        "65.00±0.00 (1 folds, n=2)",
+        "65.00±0.00 (1 folds, n=2)",
         "+10.00 (n=2)",
     )
     assert rows["<= 0.6", "UGS-Net"][4:] == ("59.55", "44.44")

@@ -40,8 +40,7 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
 
 def shown_row(findings: Findings) -> RowResult | None:
     """Return UGS-Net, or of the rows with a Multi-Confidence Mask the best that is trained."""
-    names = (FULL, TWO_LOSSES, V1)
-    return next((findings.results[n] for n in names if n in findings.results and n in findings.networks), None)
+    return next((findings.results[name] for name in (FULL, TWO_LOSSES, V1) if findings.tested(name)), None)
 
 
 def chosen_cases(result: RowResult) -> list[str]:
@@ -124,7 +123,7 @@ def draw_grad_cam(findings: Findings, folder: Path) -> Path | None:
     result = shown_row(findings)
     if result is None:
         return None
-    names = [name for name in (result.row, BACKBONE) if name in findings.networks and name in findings.results]
+    names = [name for name in (result.row, BACKBONE) if findings.tested(name)]
     rows = []
     for case_id in chosen_cases(result):
         panels: list[Pictured] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from statistics import fmean, pstdev
 
 from overread.metrics.calibration import BINS
 from overread.metrics.complex_cases import LEAST_CASES, LIMITS, complex_groups, with_honest_interval
@@ -21,7 +20,7 @@ from overread.reproduction.ugsnet_measures import (
     least_annotations,
     pooled_bins,
 )
-from overread.reproduction.writing import NOT_TRAINED, difference, percent
+from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review.tables import Grid
 
 BACKBONE, V1, TWO_LOSSES, FULL = "Attention U-Net", "UGS-Net-V1", "UGS-Phi_a+Phi_b", "UGS-Net"
@@ -65,23 +64,24 @@ def table_cases(findings: Findings) -> Grid:
     return Grid("Annotations that mark anything", ("annotations", "cases", "counted below"), rows)
 
 
-def over_folds(result: RowResult, measure: str, factor: float = 100) -> str:
-    """Return mean ± population deviation of the means of the folds, as the paper has it, with the cases behind them."""
+def folds_and_cases(result: RowResult, measure: str, factor: float = 1) -> str:
+    """Return mean ± population deviation of the means of the folds, as the paper has it, with the cases behind them.
+
+    Shares are in per cent; `factor` 1/100 leaves other measures as they are.
+    """
     means = [factor * value for value in result.fold_means(measure)]
-    if not means:
-        return MISSING
-    folds = f"{len(means)} fold{'s' if len(means) > 1 else ''}"
-    return f"{fmean(means):.2f}±{pstdev(means):.2f} ({folds}, n={len(result.values(measure))})"
+    text = over_folds(means, ddof=0)
+    return f"{text.removesuffix(')')}, n={len(result.values(measure))})" if means else text
 
 
 def _of_row(findings: Findings, name: str, measures: Sequence[str]) -> tuple[str, ...]:
     result = findings.results.get(name)
-    return tuple(NOT_TRAINED if result is None else over_folds(result, measure) for measure in measures)
+    return tuple(NOT_TRAINED if result is None else folds_and_cases(result, measure) for measure in measures)
 
 
 def _distance(findings: Findings, name: str) -> str:
     result = findings.results.get(name)
-    return NOT_TRAINED if result is None else over_folds(result, "first_hd95", 1)
+    return NOT_TRAINED if result is None else folds_and_cases(result, "first_hd95", 1 / 100)
 
 
 def _unit(findings: Findings) -> str:
@@ -184,7 +184,7 @@ def _complex_row(result: RowResult, baseline: RowResult, limit: float, cases: Co
     mine, theirs = (replace(r, cases=tuple(c for c in r.cases if c.case in cases)) for r in (result, baseline))
     group = f"<= {limit:g}"
     gain = with_honest_interval(mine.compared(theirs, "first_dice"))
-    ours = (over_folds(mine, measure) for measure in ("first_dice", "first_jaccard"))
+    ours = (folds_and_cases(mine, measure) for measure in ("first_dice", "first_jaccard"))
     printed_name = "U-Net" if result.row == baseline.row else result.row
     prints = (printed_text(NAME, "III", printed_name, group, metric) for metric in ("dice", "jaccard"))
     return group, result.row, str(len(mine.cases)), *ours, _gain(gain, result is baseline), *prints
