@@ -26,6 +26,8 @@ TOLERANCE = 1.0
 """Of the NSD, in pixels of the image as it came."""
 CONFIDENCES = ("mcm", "main")
 """What is held against the share of annotators: the soft Multi-Confidence Mask, and the probability of X_S."""
+BY_NAME = "dice with "
+"""Start of the name of the Dice with one annotator."""
 REGIONS = {"hc": 1.0, "lc": 0.5}
 """Value of the hard Multi-Confidence Mask where all mark a pixel (HC), and where only some do (LC)."""
 
@@ -40,14 +42,18 @@ class Opinions:
     """The same of the readings of a UGS-Net; none of another network."""
     annotations: Mask
     """(A, *native) of those who drew something."""
+    names: tuple[str, ...]
+    """Theirs."""
 
     @classmethod
     def of(cls, case: TestCase) -> Opinions:
         """Read a case."""
+        names, annotations = drawn_annotations(case.prepared, case.case_id)
         return cls(
             main=1 - case.probabilities()[0],
             branches={name: 1 - p[0] for name, p in case.alternatives() if name in BRANCHES},
-            annotations=drawn_annotations(case.prepared, case.case_id),
+            annotations=annotations,
+            names=names,
         )
 
     @property
@@ -73,10 +79,12 @@ class Opinions:
         return found == REGIONS[name]
 
 
-def drawn_annotations(prepared: Prepared, case_id: str) -> Mask:
-    """Return the annotations (A, *native) of a case that mark anything, foreground classes merged."""
+def drawn_annotations(prepared: Prepared, case_id: str) -> tuple[tuple[str, ...], Mask]:
+    """Return who marked anything in a case, and their annotations (A, *native), foreground classes merged."""
     labels = np.asarray(open_case(prepared, case_id).annotations) > 0
-    return labels[labels.reshape(len(labels), -1).any(1)]
+    drawn = np.asarray(labels.reshape(len(labels), -1).any(1))
+    names = prepared.case(case_id).annotators
+    return tuple(name for name, marks in zip(names, drawn, strict=True) if marks), labels[drawn]
 
 
 def least_annotations(prepared: Prepared) -> int:
@@ -111,6 +119,7 @@ def measure(case: TestCase) -> dict[str, float | None]:
         "annotators_dice": agreement.between,
         "energy_distance": agreement.energy_distance,
     }
+    values |= {f"{BY_NAME}{name}": value for name, value in zip(opinions.names, agreement.each, strict=True)}
     if opinions.branches:
         values["union_dice"] = dice(np.asarray(opinions.branches[UNION] > 0.5), np.asarray(annotations.any(0)))
         values["intersection_dice"] = dice(
@@ -138,11 +147,11 @@ def intensities(case: TestCase) -> Floats:
 
 
 def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
-    """Return the Dice with each annotator who drew something, and the sums of the calibration bins."""
+    """Return the sums of the calibration bins."""
     opinions = Opinions.of(case)
     if not counts(case, opinions):
         return {}
-    lists = {"each_annotator_dice": tuple(dice(opinions.mask, annotation) for annotation in opinions.annotations)}
+    lists: dict[str, tuple[float, ...]] = {}
     for kind in CONFIDENCES:
         confidence = opinions.confidence(kind)
         if confidence is not None:

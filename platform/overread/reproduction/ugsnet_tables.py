@@ -13,6 +13,7 @@ from overread.metrics.surface import unit_of
 from overread.reproduction.printed import printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.ugsnet_measures import (
+    BY_NAME,
     CONFIDENCES,
     NAME,
     REGIONS,
@@ -48,6 +49,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         table_differences(findings),
         table_complex(findings),
         table_annotators(findings),
+        table_each_annotator(findings),
         table_calibration(findings),
         table_bins(findings),
         table_regions(findings),
@@ -56,7 +58,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
 
 def table_cases(findings: Findings) -> Grid:
     """Return how many cases have how many annotations that mark anything, and so whether they have figures."""
-    drawn = Counter(len(drawn_annotations(findings.prepared, case.id)) for case in findings.prepared.cases)
+    drawn = Counter(len(drawn_annotations(findings.prepared, case.id)[0]) for case in findings.prepared.cases)
     least = least_annotations(findings.prepared)
     rows = tuple(
         (str(number), str(cases), "yes" if number >= least else "no") for number, cases in sorted(drawn.items())
@@ -217,6 +219,16 @@ def table_annotators(findings: Findings) -> Grid:
         "Dice of the union",
     )
     return Grid("All annotators (mean ± sd over cases)", columns, tuple(rows))
+
+
+def table_each_annotator(findings: Findings) -> Grid:
+    """Return the Dice of the rows with each annotator, over the cases in which that one marked something."""
+    names = sorted({name for case in findings.prepared.cases for name in case.annotators})
+    rows = tuple(
+        (result.row, *(percent(result.summary(f"{BY_NAME}{name}")) for name in names))
+        for result in findings.trained([row.name for row in findings.rows()])
+    )
+    return Grid("Dice with each annotator (mean ± sd over cases)", ("model", *names), rows)
 
 
 def table_calibration(findings: Findings) -> Grid:
