@@ -35,8 +35,8 @@ def test_parameters():
     alone = entry.published_parameters("darr_v_net")
     assert alone == 45_724_114
     assert abs(alone / 45.6e6 - 1) < 0.005
-    puzzle = 8 * 256 * 256 + 256 + 256 * 64 + 64
-    assert entry.published_parameters() == alone + puzzle == 46_265_106
+    puzzle = 2 * 256 * 256 + 256 + 256 * 8 + 8
+    assert entry.published_parameters() == alone + puzzle == 45_857_498
 
 
 def test_pieces_are_cut_in_raster_order():
@@ -55,10 +55,21 @@ def test_the_puzzle_is_the_cross_entropy_of_the_places():
     with torch.no_grad():
         last = model.jigsaw.perceptron[2]
         last.weight.zero_()
-        # eval: piece 3 lies at position 0 and so on; the first two positions are named rightly, with odds of 3 to 1
-        last.bias.copy_(torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).flatten() * math.log(3))
-    expected = (2 * math.log(6 / 3) + 2 * math.log(4)) / 4
+        last.bias.copy_(torch.tensor([0, 0, 0, math.log(3)]))  # all say 3, with odds of 3 to 1: one of four is right
+    expected = (math.log(6 / 3) + 3 * math.log(6)) / 4
     torch.testing.assert_close(model.puzzle(torch.randn(3, 1, 8, 8)), torch.full((3,), expected))
+
+
+def test_the_puzzle_is_solved_where_places_look_different():
+    model = segmenter(width=4).train()
+    image = torch.linspace(-1, 1, 8)[:, None] + 3 * torch.linspace(-1, 1, 8)  # brighter to the right and to the bottom
+    images = image.expand(8, 1, 8, 8)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimiser.zero_grad()
+        model.puzzle(images).mean().backward()
+        optimiser.step()
+    assert model.puzzle(images).mean() < 0.1 * math.log(4)
 
 
 def test_orders_are_permutations_random_in_training_only():

@@ -4,13 +4,13 @@ The segmentation network is V-Net (Milletari et al. 2016, arXiv:1606.04797), in 
 `encoders`; up by transposed convolutions to the skip's channels (BN, PReLU), concatenation with the skip, and 2, 2, 1
 and 1 Conv5-BN-PReLU around a residual; last a Conv5-BN-PReLU and a 1x1 head.
 Relational reasoning is a jigsaw puzzle, solved beside the segmentation: the image is cut into `pieces` per axis, the
-pieces are shuffled, each goes through the encoder, and a perceptron on the means of their deepest maps, side by side,
-says for every piece where it belongs (cross-entropy over the places; loss term `jigsaw`). The organs' relations are
-much the same in all images, so the puzzle can also be learned on an image without labels: before an image is read, a
-copy of the network takes `adaptation_steps` steps of gradient descent on its puzzle (test-time training).
+pieces are shuffled, each goes through the encoder, and a perceptron on the mean of a piece's deepest map, beside the
+mean of all pieces', says where the piece belongs (cross-entropy over the places; loss term `jigsaw`). The organs'
+relations are much the same in all images, so the puzzle can also be learned on an image without labels: before an image
+is read, a copy of the network takes `adaptation_steps` steps of gradient descent on its puzzle (test-time training).
 `pieces` 1 has no puzzle and is V-Net alone.
 
-Parameters for 1 channel and 2 classes in 3-D: 46,265,106, of V-Net 45,724,114. The tables say 45.6M for V-Net, whose
+Parameters for 1 channel and 2 classes in 3-D: 45,857,498, of V-Net 45,724,114. The tables say 45.6M for V-Net, whose
 last Conv5 has as many channels as there are classes; here it has 2 `width`, and the head is that of all networks.
 Little is published about the form that is in DAI-Net's tables. Inferred: the perceptron and its size, the weight of
 `jigsaw`, the number and rate of the steps at test time, that these are taken per image or patch as it is read, with the
@@ -150,7 +150,7 @@ class Jigsaw(nn.Module):
         super().__init__()
         self.places = places
         self.perceptron = nn.Sequential(
-            nn.Linear(places * channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, places**2)
+            nn.Linear(2 * channels, channels), nn.ReLU(inplace=True), nn.Linear(channels, places)
         )
 
     def order(self, samples: int, device: torch.device) -> Tensor:
@@ -161,7 +161,8 @@ class Jigsaw(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map the pieces' vectors (B, places, channels) to logits (B, pieces, places)."""
-        return torch.unflatten(self.perceptron(vectors.flatten(1)), 1, (self.places, self.places))
+        all_pieces = vectors.mean(1, keepdim=True).expand_as(vectors)
+        return self.perceptron(cat([vectors, all_pieces], 2))
 
 
 @architecture(
