@@ -9,7 +9,7 @@ Conv3-BN-ReLU, to 4, 2, 1 and 1/4 `width` channels. A 3x3 head.
 `skips` 0 is R50-ViT-CUP, "R50 ViT" of the tables: 103,765,657 parameters.
 The paper's forms without a ResNet (`encoder` "vit") take patches of 16 x 16 pixels for tokens and have no skips:
 ViT-CUP, 91,674,201 parameters, and with `upsampler` "bilinear" ViT-None, "ViT" of the tables, a 1x1 head on the tokens
-whose logits are upsampled by 16: 85,804,041. The paper gives no counts of these two.
+whose logits are upsampled by 16: 85,804,041 (both counted here, not read in a paper).
 Differs from the code: what `resnet_v2` says; positions are a grid that is interpolated to other sizes; grey images stay
 one channel. The official weights (.npz, ImageNet-21k) are not loaded: all weights start at random.
 """
