@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from overread.confidence.tied_order import TiedOrder
 from overread.jsonio import JsonRecord
 
 SHARES = tuple(range(10, 101, 10))
@@ -49,14 +50,12 @@ def coverage_curve(
         raise ValueError(f"confidence and dice must have one value per case, but got {len(confidence)} and {len(dice)}")
     if not dice:
         return ()
-    ranked = np.array([-np.inf if c is None else c for c in confidence], dtype=np.float64)
-    levels, group = np.unique(-ranked, return_inverse=True)
-    common = np.bincount(group, weights=np.asarray(dice, dtype=np.float64)) / np.bincount(group, minlength=len(levels))
-    running = np.cumsum(common[np.sort(group)])
-    kept = [max(1, -(-len(dice) * share // 100)) for share in shares]
+    kept = np.array([max(1, -(-len(dice) * share // 100)) for share in shares])
+    ones = np.ones((len(shares), len(dice)), dtype=np.int64)
+    sums = TiedOrder(confidence).first(ones, np.asarray(dice, dtype=np.float64), kept)
     return tuple(
-        CoveragePoint(coverage=share, n=n, dice=float(running[n - 1] / n))
-        for share, n in zip(shares, kept, strict=True)
+        CoveragePoint(coverage=share, n=int(n), dice=float(total / n))
+        for share, n, total in zip(shares, kept, sums, strict=True)
     )
 
 

@@ -7,7 +7,7 @@ their cases (cluster bootstrap); without groups each case is its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,17 +114,27 @@ def _by_group(
         return data, np.ones(len(data))
     if len(groups) != len(data):
         raise ValueError(f"each value must have a group, but there are {len(data)} values and {len(groups)} groups")
-    order = {name: place for place, name in enumerate(dict.fromkeys(groups))}
-    places = np.array([order[name] for name in groups], dtype=np.intp)
+    places = group_places(groups)
     return np.bincount(places, weights=data).astype(np.float64), np.bincount(places).astype(np.float64)
+
+
+def group_places(groups: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Return the number of each value's group, in order of appearance."""
+    order = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    return np.array([order[name] for name in groups], dtype=np.intp)
 
 
 def _resampled_means(
     sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int, resamples: int
 ) -> NDArray[np.float64]:
+    drawn = drawn_groups(len(sums), seed, resamples)
+    return np.concatenate([sums[block].sum(1) / counts[block].sum(1) for block in drawn])
+
+
+def drawn_groups(groups: int, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[NDArray[np.int64]]:
+    """Yield the groups drawn with replacement, (block, groups) indices each, until there are `resamples` rows."""
     generator = np.random.default_rng(seed)
-    n = len(sums)
     # One resample at a time would be slow in Python, all at once 2000 x n in memory: blocks are neither.
-    block = max(1, 1_000_000 // n)
-    draws = (generator.integers(0, n, (min(block, resamples - start), n)) for start in range(0, resamples, block))
-    return np.concatenate([sums[drawn].sum(1) / counts[drawn].sum(1) for drawn in draws])
+    block = max(1, 1_000_000 // groups)
+    for start in range(0, resamples, block):
+        yield generator.integers(0, groups, (min(block, resamples - start), groups))

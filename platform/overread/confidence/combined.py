@@ -1,0 +1,214 @@
+"""All scores of a case combined into one predicted Dice, by a small regressor that no score can turn around.
+
+A ridge regression of the true Dice on the standardised scores, with coefficients of at least 0 (non-negative least
+squares, Lawson and Hanson 1974): scores rise with quality by their definition (`scores.SCORES`), so a higher score never
+lowers the prediction, whatever a few validation cases suggest. A score that is no doubt of the network
+(`rises_with_quality` False) enters with both signs. The penalty is the one of `PENALTIES` with the least squared error
+on groups that were left out.
+
+A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
+costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what is
+not known does not make a case safer. A case with none of the scores has no prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from overread.jsonio import JsonRecord
+from overread.metrics.summary import group_places
+
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Per case: of the squared coefficients, where all scores have spread 1."""
+LEAST_GROUPS = 5
+PARTS = 10
+"""At most so many parts of the groups are left out in turn."""
+Scores = Mapping[str, float | None]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(JsonRecord):
+    """One score in the regressor."""
+
+    name: str
+    mean: float
+    spread: float
+    lowest: float
+    """Of the cases fitted on, as are mean and spread (standard deviation)."""
+    coefficient: float
+    """Dice per spread."""
+    gap: float | None
+    """Dice of a missing score relative to its mean, at most 0; None: it was missing in no case."""
+
+    def part(self, value: float | None) -> float:
+        """Return what the score adds to the prediction."""
+        if value is None and self.gap is not None:
+            return self.gap
+        known = value if value is not None else self.lowest if self.coefficient > 0 else self.mean
+        return self.coefficient * (known - self.mean) / self.spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiceRegressor(JsonRecord):
+    """Predicts the Dice of a case from its scores; made by `fit_regressor`."""
+
+    intercept: float
+    scores: tuple[Weighted, ...]
+    penalty: float
+    cases: int
+    groups: int
+    error: float
+    """Mean absolute error on groups left out."""
+    error_of_mean: float
+    """That of predicting the mean Dice: what the scores must beat to be worth anything."""
+
+    def predict(self, scores: Scores) -> float | None:
+        """Return the predicted Dice in 0..1; None if all scores are missing."""
+        if all(scores.get(own.name) is None for own in self.scores):
+            return None
+        total = self.intercept + sum(own.part(scores.get(own.name)) for own in self.scores)
+        return min(max(total, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class _Design:
+    """Columns of the regression: each score (falling ones a second time, negated), then minus its gaps."""
+
+    names: tuple[str, ...]
+    mean: Floats
+    spread: Floats
+    lowest: Floats
+    gaps: NDArray[np.bool_]
+    """Which scores were missing in a case fitted on."""
+    both: NDArray[np.bool_]
+    """Which scores may have either sign."""
+
+    def columns(self, values: Floats) -> Floats:
+        """Return the columns of cases (n, scores), NaN where missing."""
+        missing = np.isnan(values)
+        filled = np.where(missing, np.where(self.gaps, self.mean, self.lowest), values)
+        standard = (filled - self.mean) / self.spread
+        return np.hstack([standard, -standard[:, self.both], -missing[:, self.gaps].astype(np.float64)])
+
+
+def fit_regressor(
+    scores: Sequence[Scores],
+    dice: Sequence[float],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    either_sign: Sequence[str] = (),
+) -> DiceRegressor | None:
+    """Return the regressor of validation cases, or None if they are of fewer than `LEAST_GROUPS` groups.
+
+    Scores that fewer than half of the cases have, or that are constant, are left out; None if none is left.
+
+    Args:
+        scores: By name, per case.
+        dice: True Dice per case.
+        groups: Per case; cases of one group are left out together. None: each is its own.
+        either_sign: Names of scores that need not rise with the Dice.
+
+    """
+    truth = np.asarray(dice, dtype=np.float64)
+    places = group_places(range(len(dice)) if groups is None else groups)
+    if not len(scores) == len(dice) == len(places):
+        raise ValueError(f"each case must have scores, Dice and group, but got {len(scores), len(dice), len(places)}")
+    count = int(places.max()) + 1 if len(places) else 0
+    names = _usable(scores)
+    if count < LEAST_GROUPS or not names:
+        return None
+    values = _table(scores, names)
+    parts = places % min(PARTS, count)
+    left_out = {penalty: _left_out(names, values, truth, parts, either_sign, penalty) for penalty in PENALTIES}
+    penalty = min(PENALTIES, key=lambda p: float(((left_out[p] - truth) ** 2).mean()))
+    means = np.array([truth[parts != part].mean() for part in parts])
+    return DiceRegressor(
+        **_fit(names, values, truth, either_sign, penalty),
+        penalty=penalty,
+        cases=len(truth),
+        groups=count,
+        error=float(np.abs(left_out[penalty] - truth).mean()),
+        error_of_mean=float(np.abs(means - truth).mean()),
+    )
+
+
+def _usable(scores: Sequence[Scores]) -> tuple[str, ...]:
+    """Return the names of the scores that say something about these cases."""
+    names = dict.fromkeys(name for row in scores for name in row)
+    known = {name: [value for row in scores if (value := row.get(name)) is not None] for name in names}
+    return tuple(name for name, found in known.items() if 2 * len(found) >= len(scores) and np.ptp(found) > 1e-12)
+
+
+def _table(scores: Sequence[Scores], names: Sequence[str]) -> Floats:
+    """Return (cases, scores), NaN where missing."""
+    return np.array([[np.nan if row.get(n) is None else row[n] for n in names] for row in scores], dtype=np.float64)
+
+
+def _left_out(
+    names: tuple[str, ...],
+    values: Floats,
+    truth: Floats,
+    parts: NDArray[np.intp],
+    either_sign: Sequence[str],
+    penalty: float,
+) -> Floats:
+    """Return the prediction of each case by a fit without its part of the groups."""
+    predicted = np.empty_like(truth)
+    for part in np.unique(parts):
+        inside = parts == part
+        fitted = _fit(names, values[~inside], truth[~inside], either_sign, penalty)
+        model = DiceRegressor(**fitted, penalty=penalty, cases=0, groups=0, error=0.0, error_of_mean=0.0)
+        for i in np.flatnonzero(inside):
+            row = {name: None if np.isnan(v) else float(v) for name, v in zip(names, values[i], strict=True)}
+            found = model.predict(row)
+            predicted[i] = truth[~inside].mean() if found is None else found
+    return predicted
+
+
+def _fit(
+    names: tuple[str, ...], values: Floats, truth: Floats, either_sign: Sequence[str], penalty: float
+) -> dict[str, object]:
+    """Return intercept and weighted scores: penalised non-negative least squares on centred columns."""
+    design = _design(names, values, either_sign)
+    columns = design.columns(values)
+    centre = columns.mean(0)
+    ridge = np.sqrt(penalty * len(truth)) * np.eye(columns.shape[1])
+    system = np.vstack([columns - centre, ridge])
+    solution, _ = nnls(system, np.concatenate([truth - truth.mean(), np.zeros(len(ridge))]))
+    count, twice = len(names), int(design.both.sum())
+    coefficients = solution[:count].copy()
+    coefficients[design.both] -= solution[count : count + twice]
+    gaps: list[float | None] = [None] * count
+    for place, cost in zip(np.flatnonzero(design.gaps), solution[count + twice :], strict=True):
+        gaps[place] = -float(cost)
+    weighted = tuple(
+        Weighted(
+            name=name,
+            mean=float(design.mean[i]),
+            spread=float(design.spread[i]),
+            lowest=float(design.lowest[i]),
+            coefficient=float(coefficients[i]),
+            gap=gaps[i],
+        )
+        for i, name in enumerate(names)
+    )
+    return {"intercept": float(truth.mean() - centre @ solution), "scores": weighted}
+
+
+def _design(names: tuple[str, ...], values: Floats, either_sign: Sequence[str]) -> _Design:
+    mean, lowest = np.zeros(len(names)), np.zeros(len(names))
+    spread = np.ones(len(names))
+    for i, column in enumerate(values.T):
+        known = column[~np.isnan(column)]
+        if len(known):  # all of a score may be among the cases left out
+            mean[i], lowest[i] = known.mean(), known.min()
+            spread[i] = known.std() if known.std() > 1e-12 else 1.0
+    return _Design(
+        names, mean, spread, lowest, np.isnan(values).any(0), np.array([name in either_sign for name in names])
+    )

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+
+from overread.confidence.combined import DiceRegressor, Weighted, fit_regressor
+
+
+def fit(scores: list[dict[str, float | None]], dice: list[float], **options: object) -> DiceRegressor:
+    found = fit_regressor(scores, dice, **options)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_one_score_by_hand() -> None:
+    # score 0 and 1 by turns, Dice 0.4 and 0.8: mean 0.6, spread 0.5, centred column -1 and 1, so that the ridge of
+    # penalty p shrinks the slope of 0.2 per spread to 0.2 / (1 + p)
+    scores: list[dict[str, float | None]] = [{"c": float(i % 2)} for i in range(8)]
+    found = fit(scores, [0.4 + 0.4 * (i % 2) for i in range(8)])
+    assert found.penalty == 1e-3  # the data have no noise
+    (own,) = found.scores
+    assert (own.mean, own.spread, own.lowest, own.gap) == (0.5, 0.5, 0.0, None)
+    assert own.coefficient == pytest.approx(0.2 / 1.001)
+    assert found.predict({"c": 0.75}) == pytest.approx(0.6 + 0.1 / 1.001)
+    assert found.error < 0.01
+    # Leaving out one of four zeros and four ones predicts the mean of the others: 0.6 -+ 0.4 / 14
+    assert found.error_of_mean == pytest.approx(0.2 + 0.4 / 14)
+
+
+def test_predictions_are_dice() -> None:
+    own = Weighted(name="c", mean=0.5, spread=0.1, lowest=0.2, coefficient=0.2, gap=None)
+    model = DiceRegressor(intercept=0.6, scores=(own,), penalty=1.0, cases=9, groups=9, error=0.0, error_of_mean=0.0)
+    assert (model.predict({"c": 0.9}), model.predict({"c": 0.1})) == (1.0, 0.0)
+    assert model.predict({"c": 0.55, "other": 0.0}) == pytest.approx(0.7)
+    assert DiceRegressor.from_json(model.to_json()) == model
+
+
+def noisy(seed: int, n: int = 60) -> tuple[list[dict[str, float | None]], list[float]]:
+    """Return three scores of unequal worth, and the Dice."""
+    rng = np.random.default_rng(seed)
+    dice = rng.uniform(0.2, 0.95, n)
+    rows = [
+        {
+            "good": float(d + rng.normal(0, 0.08)),
+            "fair": float(d + rng.normal(0, 0.15)),
+            "wrong": float(-d + rng.normal(0, 0.05)),
+        }
+        for d in dice
+    ]
+    return rows, [float(d) for d in dice]  # type: ignore[return-value]
+
+
+def test_combining_beats_each_score_and_no_score_is_turned_around() -> None:
+    rows, dice = noisy(0)
+    found = fit(rows, dice)
+    weights = {own.name: own.coefficient for own in found.scores}
+    assert weights["good"] > weights["fair"] > 0
+    assert weights["wrong"] == 0  # falls with the Dice, and says it may not
+    fresh, truth = noisy(1)
+    alone = fit([{"good": row["good"]} for row in rows], dice)
+
+    def error(model: DiceRegressor) -> float:
+        return float(np.mean([abs(float(model.predict(r) or 0) - d) for r, d in zip(fresh, truth, strict=True)]))
+
+    assert error(found) < error(alone) < 0.5 * found.error_of_mean
+    assert error(found) == pytest.approx(found.error, rel=0.35)  # as promised by the groups left out
+
+
+def test_monotone_in_every_score() -> None:
+    rows, dice = noisy(2)
+    found = fit(rows, dice)
+    row = {"good": 0.5, "fair": 0.5, "wrong": -0.5}
+    for name in row:
+        assert float(found.predict(row | {name: row[name] + 0.1}) or 0) >= float(found.predict(row) or 0)
+
+
+def test_either_sign_where_said() -> None:
+    rows, dice = noisy(3)
+    found = fit([{"wrong": row["wrong"]} for row in rows], dice, either_sign=["wrong"])
+    assert found.scores[0].coefficient < -0.1
+    assert found.error < 0.4 * found.error_of_mean
+
+
+def test_gaps_seen_cost_what_they_were_worth() -> None:
+    # Of twelve cases four lack the score and have Dice 0.2; the others have 0.8 whatever their score.
+    scores: list[dict[str, float | None]] = [{"c": None if i % 3 == 0 else 0.5 + 0.1 * (i % 2)} for i in range(12)]
+    found = fit(scores, [0.2 if i % 3 == 0 else 0.8 for i in range(12)])
+    (own,) = found.scores
+    assert own.gap == pytest.approx(-0.6, abs=0.01)
+    assert found.predict({"c": 0.55}) == pytest.approx(0.8, abs=0.01)
+
+
+def test_gaps_of_good_cases_do_not_make_a_case_safer() -> None:
+    scores: list[dict[str, float | None]] = [{"c": None if i % 3 == 0 else 0.5 + 0.1 * (i % 2)} for i in range(12)]
+    (own,) = fit(scores, [1.0 if i % 3 == 0 else 0.5 for i in range(12)]).scores
+    assert own.gap == 0.0
+
+
+def test_a_gap_not_seen_before_takes_the_lowest_value_and_no_score_at_all_predicts_nothing() -> None:
+    rows, dice = noisy(4)
+    found = fit(rows, dice)
+    good = next(own for own in found.scores if own.name == "good")
+    row: dict[str, float | None] = {"fair": 0.7, "wrong": -0.7}
+    assert good.gap is None
+    assert found.predict(row) == found.predict(row | {"good": good.lowest})
+    assert found.predict({"good": None, "other": 1.0}) is None
+
+
+def test_what_says_nothing_is_left_out() -> None:
+    rows, dice = noisy(5, 20)
+    more = [row | {"flat": 1.0, "rare": 0.1 * i if i < 9 else None} for i, row in enumerate(rows)]
+    assert [own.name for own in fit(more, dice).scores] == ["good", "fair", "wrong"]
+    assert fit_regressor([{"flat": 1.0}] * 20, dice) is None
+    assert fit_regressor([], []) is None
+
+
+def test_too_few_groups() -> None:
+    rows, dice = noisy(6, 20)
+    assert fit_regressor(rows, dice, groups=[i % 4 for i in range(20)]) is None
+    assert fit(rows, dice, groups=[i % 5 for i in range(20)]).groups == 5
+    with pytest.raises(ValueError, match="scores, Dice and group"):
+        fit_regressor(rows, dice, groups=["p"])
+
+
+def test_groups_are_left_out_together() -> None:
+    # A score that only names the group predicts nothing of a new group: left-out error shows it.
+    rng = np.random.default_rng(7)
+    level = rng.permutation(10)
+    dice = [float(d) for d in np.repeat(rng.uniform(0, 1, 10), 6)]
+    scores: list[dict[str, float | None]] = [{"name": float(level[i // 6])} for i in range(60)]
+    groups = [i // 6 for i in range(60)]
+    found = fit(scores, dice, groups=groups)
+    assert found.error > 0.8 * found.error_of_mean
