@@ -385,6 +385,12 @@ class CaseConfidence(JsonRecord):
     pairwise_dice_per_class: dict[str, float | None]
     scores: dict[str, float | None] = field(default_factory=dict)
     """Further scores of the table in `confidence.scores`, such as `c_12`."""
+    predicted_dice: float | None = None
+    """Class-mean Dice that the scores predict (`confidence.combined`)."""
+    dice_lower_bound: float | None = None
+    """At or below the true Dice at the coverage of the package (`confidence.conformal`)."""
+    predicted_dice_per_class: dict[str, float | None] = field(default_factory=dict)
+    dice_lower_bound_per_class: dict[str, float | None] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- what a Segmenter asks for, gets and gives

@@ -47,9 +47,16 @@ def test_scores_by_name() -> None:
     assert score_of(row("a", 0.1, other=0.9), "c_12") == 0.9
     assert score_of(row("a", 1.0, "member_failed:unet")) == 1.0
     assert ranking_score(row("a", 1.0, "member_failed:unet")) is None
-    with pytest.raises(UserError, match="unknown score 'c_99': choose one of c_12, pairwise_dice, relation_confidence"):
+    with pytest.raises(UserError, match="unknown score 'c_99': choose one of c_12, dice_lower_bound, pairwise_dice"):
         score_of(row("a", 0.1), "c_99")
 
 
 def test_no_rows() -> None:
     assert worst_first([]) == []
+
+
+def test_a_single_reading_ranks_by_what_it_says_of_itself() -> None:
+    alone = row("a", None, "one_reading", other=0.8)
+    assert ranking_score(alone) is None
+    assert ranking_score(alone, "c_12") == 0.8
+    assert ranking_score(row("a", None, "member_failed:unet;one_reading", other=0.8), "c_12") is None

@@ -1,14 +1,14 @@
 """All scores of a case combined into one predicted Dice, by a small regressor that no score can turn around.
 
 A ridge regression of the true Dice on the standardised scores, with coefficients of at least 0 (non-negative least
-squares, Lawson and Hanson 1974): scores rise with quality by their definition (`scores.SCORES`), so a higher score never
-lowers the prediction, whatever a few validation cases suggest. A score that is no doubt of the network
+squares, Lawson and Hanson 1974): scores rise with quality by their definition (`scores.SCORES`), so a higher score
+never lowers the prediction, whatever a few validation cases suggest. A score that is no doubt of the network
 (`rises_with_quality` False) enters with both signs. The penalty is the one of `PENALTIES` with the least squared error
 on groups that were left out.
 
 A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
-costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what is
-not known does not make a case safer. A case with none of the scores has no prediction.
+costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what
+is not known does not make a case safer. A case with none of the scores has no prediction.
 """
 
 from __future__ import annotations
@@ -70,17 +70,20 @@ class DiceRegressor(JsonRecord):
 
     def predict(self, scores: Scores) -> float | None:
         """Return the predicted Dice in 0..1; None if all scores are missing."""
-        if all(scores.get(own.name) is None for own in self.scores):
-            return None
-        total = self.intercept + sum(own.part(scores.get(own.name)) for own in self.scores)
-        return min(max(total, 0.0), 1.0)
+        return _predict(self.intercept, self.scores, scores)
+
+
+def _predict(intercept: float, weighted: tuple[Weighted, ...], scores: Scores) -> float | None:
+    if all(scores.get(own.name) is None for own in weighted):
+        return None
+    total = intercept + sum(own.part(scores.get(own.name)) for own in weighted)
+    return min(max(total, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
 class _Design:
     """Columns of the regression: each score (falling ones a second time, negated), then minus its gaps."""
 
-    names: tuple[str, ...]
     mean: Floats
     spread: Floats
     lowest: Floats
@@ -128,8 +131,10 @@ def fit_regressor(
     left_out = {penalty: _left_out(names, values, truth, parts, either_sign, penalty) for penalty in PENALTIES}
     penalty = min(PENALTIES, key=lambda p: float(((left_out[p] - truth) ** 2).mean()))
     means = np.array([truth[parts != part].mean() for part in parts])
+    intercept, weighted = _fit(names, values, truth, either_sign, penalty)
     return DiceRegressor(
-        **_fit(names, values, truth, either_sign, penalty),
+        intercept=intercept,
+        scores=weighted,
         penalty=penalty,
         cases=len(truth),
         groups=count,
@@ -162,18 +167,17 @@ def _left_out(
     predicted = np.empty_like(truth)
     for part in np.unique(parts):
         inside = parts == part
-        fitted = _fit(names, values[~inside], truth[~inside], either_sign, penalty)
-        model = DiceRegressor(**fitted, penalty=penalty, cases=0, groups=0, error=0.0, error_of_mean=0.0)
+        intercept, weighted = _fit(names, values[~inside], truth[~inside], either_sign, penalty)
         for i in np.flatnonzero(inside):
             row = {name: None if np.isnan(v) else float(v) for name, v in zip(names, values[i], strict=True)}
-            found = model.predict(row)
+            found = _predict(intercept, weighted, row)
             predicted[i] = truth[~inside].mean() if found is None else found
     return predicted
 
 
 def _fit(
     names: tuple[str, ...], values: Floats, truth: Floats, either_sign: Sequence[str], penalty: float
-) -> dict[str, object]:
+) -> tuple[float, tuple[Weighted, ...]]:
     """Return intercept and weighted scores: penalised non-negative least squares on centred columns."""
     design = _design(names, values, either_sign)
     columns = design.columns(values)
@@ -198,7 +202,7 @@ def _fit(
         )
         for i, name in enumerate(names)
     )
-    return {"intercept": float(truth.mean() - centre @ solution), "scores": weighted}
+    return float(truth.mean() - centre @ solution), weighted
 
 
 def _design(names: tuple[str, ...], values: Floats, either_sign: Sequence[str]) -> _Design:
@@ -209,6 +213,5 @@ def _design(names: tuple[str, ...], values: Floats, either_sign: Sequence[str]) 
         if len(known):  # all of a score may be among the cases left out
             mean[i], lowest[i] = known.mean(), known.min()
             spread[i] = known.std() if known.std() > 1e-12 else 1.0
-    return _Design(
-        names, mean, spread, lowest, np.isnan(values).any(0), np.array([name in either_sign for name in names])
-    )
+    gaps = np.asarray(np.isnan(values).any(axis=0))
+    return _Design(mean, spread, lowest, gaps, np.array([name in either_sign for name in names]))

@@ -1,18 +1,20 @@
 """The order in which a person should look at the cases.
 
-Flagged cases and cases without the score come first, the highest foreground probability before lower ones: where all
-readings are empty, that is the case with the most likely overlooked finding. The others follow by rising score.
+Cases flagged as never safe and cases without the score come first, the highest foreground probability before lower
+ones: where all readings are empty, that is the case with the most likely overlooked finding. The others follow by rising
+score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from overread.confidence.scores import never_safe
 from overread.errors import unknown_name
 from overread.records import CaseConfidence
 
 DEFAULT_SCORE = "relation_confidence"
-_COLUMNS = ("relation_confidence", "pairwise_dice")
+_COLUMNS = ("relation_confidence", "pairwise_dice", "predicted_dice", "dice_lower_bound")
 
 
 def score_of(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | None:
@@ -26,8 +28,12 @@ def score_of(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | None:
 
 
 def ranking_score(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | None:
-    """Return the score by which a case may be ranked: None for a flagged case, whatever its readings agree on."""
-    return None if row.flag else score_of(row, score)
+    """Return the score by which a case may be ranked: None for one that is never safe, whatever its readings say.
+
+    A single reading agrees with nothing, so its relation scores are None; what it says of itself, as `c_12`, ranks.
+    """
+    value = score_of(row, score)
+    return None if never_safe(row.flag) else value
 
 
 def worst_first(rows: Iterable[CaseConfidence], score: str = DEFAULT_SCORE) -> list[CaseConfidence]:

@@ -116,6 +116,15 @@ def case_flag(relations: Relations, failed: Iterable[str] = ()) -> str:
     return ";".join(flags)
 
 
+def never_safe(flag: str) -> bool:
+    """Return whether a flag says that agreement is no sign of safety: all readings are empty, or a member failed.
+
+    >>> never_safe("member_failed:unet-1;one_reading"), never_safe("one_reading")
+    (True, False)
+    """
+    return any(part.partition(":")[0] in (ALL_EMPTY, MEMBER_FAILED) for part in flag.split(";"))
+
+
 def pair_score(relations: Relations, first: str, second: str) -> float | None:
     """Return C, the Dice of two named readings, mean over the classes that either has (C_ij, Relation U-Net's C).
 

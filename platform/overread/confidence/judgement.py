@@ -1,0 +1,168 @@
+"""What a package knows about its own scores: predicted Dice and lower bound of a case, per class and of their mean.
+
+The regressor of each target (the class mean, and every class) is fitted on cases that trained no member (the
+validation fold), its bound on the calibration groups alone, and both go into `confidence.json` of the package. A case
+that is never safe (`scores.never_safe`), and a class that no reading has, get neither, since a miss that all members
+share looks like agreement. They fit and calibrate nothing either: what a bound promises holds for cases that have one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from overread.confidence.combined import DiceRegressor, Scores, fit_regressor
+from overread.confidence.conformal import (
+    COVERAGE,
+    Judged,
+    LowerBound,
+    MeasuredCoverage,
+    Shift,
+    fit_lower_bound,
+    measured_coverage,
+    one_per_group,
+    score_shift,
+)
+from overread.confidence.scores import SCORES, never_safe
+from overread.jsonio import JsonRecord
+from overread.records import CaseConfidence
+
+MEAN = "mean"
+"""Target: the class-mean Dice. Classes are targets by `class:<label>`, so that a label may be named `mean`."""
+_CLASS = "class:"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A case read by the package, with its true Dice."""
+
+    row: CaseConfidence
+    group: str
+    dice: float
+    dice_per_class: Mapping[str, float | None]
+    """By label name; None: in neither prediction nor truth."""
+
+    def true(self, target: str) -> float | None:
+        """Return the true Dice of a target."""
+        return self.dice if target == MEAN else self.dice_per_class.get(target.removeprefix(_CLASS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge(JsonRecord):
+    """Regressor and bound of one target. None: too few validation groups, or no score that varies."""
+
+    regressor: DiceRegressor | None
+    bound: LowerBound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement(JsonRecord):
+    """`confidence.json` of a package."""
+
+    winners: str
+    """Fingerprint of the winners whose readings it was fitted on."""
+    coverage: float
+    targets: dict[str, Judge]
+    calibration: tuple[float, ...]
+    """Predicted mean Dice of one case of each calibration group: what new cases are held against."""
+
+    def judge(self, row: CaseConfidence) -> CaseConfidence:
+        """Return the row with predicted Dice and bounds."""
+        labels = tuple(row.relation_confidence_per_class)
+        predicted = {target: self._predict(row, target) for target in (MEAN, *map(_target, labels))}
+        bounds = {t: self.targets[t].bound.of(value) if t in self.targets else None for t, value in predicted.items()}
+        return replace(
+            row,
+            predicted_dice=predicted[MEAN],
+            dice_lower_bound=bounds[MEAN],
+            predicted_dice_per_class={label: predicted[_target(label)] for label in labels},
+            dice_lower_bound_per_class={label: bounds[_target(label)] for label in labels},
+        )
+
+    def measure(self, cases: Sequence[Known]) -> dict[str, MeasuredCoverage]:
+        """Return how often the bound of each target held on cases that fitted nothing, by target."""
+        return {
+            target: measured_coverage(judge.bound, judged(judge.regressor, cases, target))
+            for target, judge in self.targets.items()
+        }
+
+    def shift(self, rows: Sequence[CaseConfidence]) -> Shift | None:
+        """Return how far the predicted Dice of new cases are from those of the calibration groups."""
+        return score_shift(self.calibration, [self._predict(row, MEAN) for row in rows])
+
+    def _predict(self, row: CaseConfidence, target: str) -> float | None:
+        judge = self.targets.get(target)
+        return predicted_dice(judge.regressor, row, target) if judge else None
+
+
+def fit_judgement(
+    validation: Sequence[Known],
+    calibration: Sequence[Known],
+    label_names: Sequence[str],
+    *,
+    winners: str,
+    coverage: float = COVERAGE,
+) -> Judgement:
+    """Fit regressors on `validation` and bounds on `calibration`, which share no group; labels with the background."""
+    targets, reference = {}, list[float]()
+    for target in (MEAN, *map(_target, label_names[1:])):
+        regressor = _fit_target(validation, target)
+        cases = judged(regressor, calibration, target)
+        targets[target] = Judge(regressor=regressor, bound=fit_lower_bound(cases, coverage))
+        if target == MEAN:
+            reference = [case.predicted for case in one_per_group(cases)]
+    return Judgement(winners=winners, coverage=coverage, targets=targets, calibration=tuple(sorted(reference)))
+
+
+def judged(regressor: DiceRegressor | None, cases: Sequence[Known], target: str) -> list[Judged]:
+    """Return the cases that have both a predicted and a true Dice of the target."""
+    pairs = [(case, predicted_dice(regressor, case.row, target), case.true(target)) for case in cases]
+    return [Judged(c.row.case, c.group, p, d) for c, p, d in pairs if p is not None and d is not None]
+
+
+def predicted_dice(regressor: DiceRegressor | None, row: CaseConfidence, target: str) -> float | None:
+    """Return the predicted Dice of a target; None for a case that is never safe or a class that no reading has."""
+    scores = _scores(row, target)
+    return None if regressor is None or scores is None else regressor.predict(scores)
+
+
+def shift_warning(shift: Shift | None) -> str | None:
+    """Return the warning about shifted scores in one sentence, None if there is nothing to tell."""
+    if shift is None or not shift.told:
+        return None
+    return (
+        f"the predicted Dice of these {shift.n} cases differ from those of the calibration (Kolmogorov-Smirnov "
+        f"{shift.statistic:.2f}, p = {shift.p:.2g}; mean distance {shift.wasserstein:.3f}): the lower bounds may not "
+        "hold, so check some cases by hand or calibrate on data like these"
+    )
+
+
+def _target(label: str) -> str:
+    return _CLASS + label
+
+
+def _scores(row: CaseConfidence, target: str) -> Scores | None:
+    """Return the scores that predict a target; None where agreement says nothing."""
+    if never_safe(row.flag):
+        return None
+    if target == MEAN:
+        relation, pairwise = row.relation_confidence, row.pairwise_dice
+    else:
+        label = target.removeprefix(_CLASS)
+        relation, pairwise = row.relation_confidence_per_class.get(label), row.pairwise_dice_per_class.get(label)
+        if row.n_readings > 1 and relation is None:  # a class in no reading
+            return None
+    own = {"relation_confidence": relation, "pairwise_dice": pairwise, "foreground": row.foreground}
+    return own | dict(row.scores)
+
+
+def _fit_target(cases: Sequence[Known], target: str) -> DiceRegressor | None:
+    found = [(_scores(case.row, target), case.true(target), case.group) for case in cases]
+    rows = [(scores, dice, group) for scores, dice, group in found if scores is not None and dice is not None]
+    free = [name for name in SCORES if not SCORES[name].rises_with_quality]
+    return fit_regressor(
+        [scores for scores, _, _ in rows],
+        [dice for _, dice, _ in rows],
+        groups=[group for _, _, group in rows],
+        either_sign=free,
+    )
