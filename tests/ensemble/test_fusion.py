@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from overread.ensemble.fusion import SoftVote
+from overread.ensemble.fusion import FUSIONS, MajorityVote, SoftVote, StapleVote
 
 
 def test_mean_by_hand() -> None:
@@ -49,3 +49,75 @@ def test_memory_does_not_grow_with_members() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2.1 * probabilities.nbytes
+
+
+def probabilities(*foreground: float) -> np.ndarray:
+    """Two classes on a line of voxels."""
+    p = np.array(foreground, np.float32)
+    return np.stack([1 - p, p])
+
+
+def test_majority_is_of_masks_not_of_probabilities() -> None:
+    members = [probabilities(0.6, 0.0), probabilities(0.6, 0.9), probabilities(0.0, 0.4)]
+    soft, majority = SoftVote(), MajorityVote()
+    for member in members:
+        soft.add(member)
+        majority.add(member)
+    assert soft.mean().argmax(0).tolist() == [0, 0]  # means 0.4 and 0.433
+    assert majority.mean().argmax(0).tolist() == [1, 0]  # two of three; one of three
+    np.testing.assert_allclose(majority.mean(), [[1 / 3, 2 / 3], [2 / 3, 1 / 3]], rtol=1e-6)
+
+
+def test_majority_by_weight_and_ties_to_the_background() -> None:
+    vote = MajorityVote()
+    vote.add(probabilities(0.9), weight=1.0)
+    vote.add(probabilities(0.1), weight=1.0)
+    assert vote.mean().argmax(0).tolist() == [0]
+    vote.add(probabilities(0.9), weight=0.5)
+    np.testing.assert_allclose(vote.mean()[1], [0.6], rtol=1e-6)
+    assert vote.mean().argmax(0).tolist() == [1]
+
+
+def test_weights_per_class_and_sums_of_one() -> None:
+    # first member decides class 1, second class 2, both the background
+    first = np.array([[0.2], [0.5], [0.3]], np.float32)
+    second = np.array([[0.4], [0.2], [0.4]], np.float32)
+    vote = SoftVote()
+    vote.add(first, np.array([0.5, 1.0, 0.0], np.float32))
+    vote.add(second, np.array([0.5, 0.0, 1.0], np.float32))
+    np.testing.assert_allclose(vote.mean(), np.array([[0.3], [0.5], [0.4]]) / 1.2, rtol=1e-6)
+    alone = SoftVote()
+    alone.add(first, np.array([0.5, 1.0, 0.0], np.float32))  # nobody votes for class 2
+    np.testing.assert_allclose(alone.mean(), np.array([[0.2], [0.5], [0.0]]) / 0.7, rtol=1e-6)
+
+
+def test_staple_trusts_members_that_others_confirm() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.uniform(size=900) < 0.3).astype(np.float32)
+    vote, majority = StapleVote(), MajorityVote()
+    for noise in (0.05, 0.05, 0.5, 0.5, 0.5):
+        member = probabilities(*np.where(rng.uniform(size=900) < noise, 1 - truth, truth))
+        vote.add(member)
+        majority.add(member)
+    found = vote.mean()
+    np.testing.assert_allclose(found.sum(0), 1.0, rtol=1e-5)
+    assert (found.argmax(0) == truth).mean() > (majority.mean().argmax(0) == truth).mean() + 0.04
+
+
+def test_staple_of_several_classes() -> None:
+    ids = np.array([[0, 1, 2, 2, 0, 0], [0, 1, 2, 2, 0, 0], [0, 1, 2, 1, 0, 0]])
+    vote = StapleVote()
+    for own in ids:
+        vote.add((np.arange(3)[:, None] == own).astype(np.float32))
+    assert vote.mean().argmax(0).tolist() == [0, 1, 2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("name", sorted(FUSIONS))
+def test_every_fusion_keeps_one_member_and_refuses_mistakes(name: str) -> None:
+    vote = FUSIONS[name]()
+    with pytest.raises(ValueError, match="at least one member"):
+        vote.mean()
+    vote.add(probabilities(0.9, 0.2))
+    assert vote.mean().argmax(0).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="one shape"):
+        vote.add(probabilities(0.9))

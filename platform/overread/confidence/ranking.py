@@ -1,7 +1,7 @@
 """The order in which a person should look at the cases.
 
 Cases flagged as never safe and cases without the score come first, the highest foreground probability before lower
-ones: where all readings are empty, that is the case with the most likely overlooked finding. The others follow by rising
+ones: where all readings are empty, that is the case with the most likely overlooked finding. The rest follow by rising
 score.
 """
 

@@ -1,11 +1,33 @@
-"""Soft vote: the weighted mean of the members' probabilities, kept as a running sum, so members are never stacked."""
+"""Fusion of the members' probabilities: soft vote, majority and STAPLE, one member added at a time.
+
+Each gives probabilities (K, *S) that sum to 1, whose argmax is the mask (ties go to the lower id). Members are never
+stacked as float maps: a vote keeps one array, STAPLE one bit per voxel, foreground class and member.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from overread.metrics.staple import staple
+
 Probabilities = NDArray[np.float32]
+Weight = float | NDArray[np.float32]
+
+
+class Fusion(Protocol):
+    """What `FUSIONS` make."""
+
+    def add(self, probabilities: Probabilities, weight: float = 1.0) -> None:
+        """Add one member's probabilities (K, *S)."""
+        ...
+
+    def mean(self) -> Probabilities:
+        """Return the fused probabilities (K, *S)."""
+        ...
 
 
 class SoftVote:
@@ -20,13 +42,17 @@ class SoftVote:
 
     def __init__(self) -> None:
         self._mean: Probabilities | None = None
-        self._weight = 0.0
+        self._weight: Weight = 0.0
 
-    def add(self, probabilities: Probabilities, weight: float = 1.0) -> None:
-        """Add one member's probabilities; weights must be above 0, shapes equal (`ValueError`)."""
-        if weight <= 0:
+    def add(self, probabilities: Probabilities, weight: Weight = 1.0) -> None:
+        """Add one member's probabilities; shapes must be equal (`ValueError`).
+
+        `weight` is above 0, or (K,) of at least 0 and not all 0: then the classes are weighted apart
+        (`greedy.class_weights`) and the mean is divided by its sum over the classes.
+        """
+        if not (np.min(weight) >= 0 and np.max(weight) > 0):
             raise ValueError(f"the weight of a member must be above 0, but got {weight}")
-        self._weight += weight
+        self._weight = self._weight + weight
         if self._mean is None:
             self._mean = np.array(probabilities, dtype=np.float32)
             return
@@ -34,11 +60,92 @@ class SoftVote:
             raise ValueError(f"members must read one shape {self._mean.shape}, but one gave {probabilities.shape}")
         # mean += w / W * (p - mean): stays a mean at any time and needs one array beside it, changed in place
         step = np.subtract(probabilities, self._mean, dtype=np.float32)
-        step *= np.float32(weight / self._weight)
+        share = np.asarray(weight / np.where(np.equal(self._weight, 0), 1, self._weight), dtype=np.float32)
+        step *= share.reshape(share.shape + (1,) * (step.ndim - 1)) if share.ndim else share
         self._mean += step
 
     def mean(self) -> Probabilities:
         """Return the mean so far (K, *S) float32; `ValueError` before the first member."""
         if self._mean is None:
-            raise ValueError("a vote needs at least one member, but none was added")
-        return self._mean
+            raise _nothing()
+        if np.ndim(self._weight) == 0:
+            return self._mean
+        apart = self._mean * np.greater(self._weight, 0).reshape(-1, *(1,) * (self._mean.ndim - 1))
+        return apart / np.maximum(apart.sum(0), np.finfo(np.float32).tiny)
+
+
+class MajorityVote:
+    """Share of the weight of the members whose mask has the class.
+
+    >>> vote = MajorityVote()
+    >>> for p in (0.9, 0.6, 0.1):
+    ...     vote.add(np.array([[1 - p], [p]], np.float32))
+    >>> vote.mean().round(2).tolist()
+    [[0.33000001311302185], [0.6700000166893005]]
+    """
+
+    def __init__(self) -> None:
+        self._shares: Probabilities | None = None
+        self._weight = 0.0
+
+    def add(self, probabilities: Probabilities, weight: float = 1.0) -> None:
+        """Add one member's mask, the argmax of its probabilities; `weight` above 0, shapes equal (`ValueError`)."""
+        if weight <= 0:
+            raise ValueError(f"the weight of a member must be above 0, but got {weight}")
+        if self._shares is None:
+            self._shares = np.zeros(probabilities.shape, np.float32)
+        if probabilities.shape != self._shares.shape:
+            raise ValueError(f"members must read one shape {self._shares.shape}, but one gave {probabilities.shape}")
+        ids = np.argmax(probabilities, axis=0)
+        for k, shares in enumerate(self._shares):
+            shares[ids == k] += np.float32(weight)
+        self._weight += weight
+
+    def mean(self) -> Probabilities:
+        """Return the shares (K, *S) float32; `ValueError` before the first member."""
+        if self._shares is None:
+            raise _nothing()
+        return self._shares / np.float32(self._weight)
+
+
+class StapleVote:
+    """STAPLE (`metrics.staple`) of the members' masks, each foreground class against the rest.
+
+    The background is the chance that no class is there, prod (1 - p_k), and all are divided by their sum. Weights are
+    not used: STAPLE finds how far each member can be trusted.
+    """
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] = ()
+        self._masks: list[NDArray[np.uint8]] = []
+        """Bit-packed (K - 1, bytes) per member."""
+
+    def add(self, probabilities: Probabilities, weight: float = 1.0) -> None:
+        """Add one member's mask, the argmax of its probabilities; shapes must be equal (`ValueError`)."""
+        if self._masks and probabilities.shape != self._shape:
+            raise ValueError(f"members must read one shape {self._shape}, but one gave {probabilities.shape}")
+        self._shape = probabilities.shape
+        ids = np.argmax(probabilities, axis=0).ravel()
+        self._masks.append(np.stack([np.packbits(ids == k) for k in range(1, len(probabilities))]))
+
+    def mean(self) -> Probabilities:
+        """Return the probabilities (K, *S) float32; `ValueError` before the first member."""
+        if not self._masks:
+            raise _nothing()
+        classes, *grid = self._shape
+        found = np.empty(self._shape, np.float32)
+        found[0] = 1.0
+        for k in range(1, classes):
+            voxels = int(np.prod(grid))
+            masks = np.stack([np.unpackbits(own[k - 1], count=voxels).astype(np.bool_) for own in self._masks])
+            found[k] = staple(masks).probabilities.reshape(grid)
+            found[0] *= 1 - found[k]
+        return found / np.maximum(found.sum(0), np.finfo(np.float32).tiny)
+
+
+FUSIONS: dict[str, Callable[[], Fusion]] = {"soft": SoftVote, "majority": MajorityVote, "staple": StapleVote}
+"""By name; the weighted vote is `soft` with weights."""
+
+
+def _nothing() -> ValueError:
+    return ValueError("a vote needs at least one member, but none was added")

@@ -28,6 +28,7 @@ START = 0.99999
 ITERATIONS = 500
 STILL = 1e-8
 """Largest change of a sensitivity or specificity that counts as standing still."""
+MOST_ANNOTATORS = 62
 FLOOR = 1e-12
 """No annotator is always right or always wrong: a certain one could never be outvoted."""
 
@@ -58,13 +59,18 @@ def staple(annotations: Mask, *, start: float = START, iterations: int = ITERATI
     """
     if not len(annotations):
         raise UserError("a consensus must be of at least one annotation, but got none")
-    decisions = np.asarray(annotations, bool).reshape(len(annotations), -1).T  # (voxels, A)
-    patterns, places, counts = np.unique(decisions, axis=0, return_inverse=True, return_counts=True)
+    if len(annotations) > MOST_ANNOTATORS:
+        raise UserError(f"a consensus must be of at most {MOST_ANNOTATORS} annotations, but got {len(annotations)}")
     shape = annotations.shape[1:]
+    codes = np.zeros(shape, np.int64)  # the decisions on a voxel as the bits of one number
+    for place, annotation in enumerate(annotations):
+        codes |= annotation.astype(np.int64) << place
+    distinct, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    patterns = (distinct[:, None] >> np.arange(len(annotations)) & 1).astype(bool)  # (n, A)
     if (patterns == patterns[:, :1]).all():
         alike = np.ones(len(annotations))
         return Consensus(np.asarray(annotations[0], np.float64), alike, alike.copy(), 0)
-    prior = float(decisions.mean())
+    prior = float(annotations.mean())
     marked = patterns.astype(np.float64)
     sensitivity, specificity = np.full((2, len(annotations)), start)
     done, still = 0, False

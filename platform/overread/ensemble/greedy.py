@@ -1,0 +1,228 @@
+"""Greedy forward selection with replacement (Caruana et al. 2004), on validation predictions.
+
+The best single member starts; each round adds the member whose vote raises the mean Dice of the soft vote most; a
+member already in may come again, its weight then grows. Differs from the paper: no bagging and no sorted start of
+several members, and the selection ends when the best gain is within noise, that is not above `noise` paired standard
+errors (by group, as cases of a patient are alike), instead of after a fixed number of rounds. Among gains that are
+equal within `TIE`, a member already in is taken first, since it costs nothing to read, then the cheaper one.
+
+The running vote lies in a scratch folder, one file per case: in memory are the vote and one candidate of one case.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.ensemble.candidates import Predictions, dice_of
+from overread.ensemble.fusion import Probabilities
+from overread.errors import UserError
+from overread.jsonio import JsonRecord
+from overread.metrics.summary import group_places
+
+ROUNDS = 20
+NOISE = 1.0
+TIE = 1e-6
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedySettings:
+    """How a selection is made."""
+
+    rounds: int = ROUNDS
+    """Most votes."""
+    noise: float = NOISE
+    """A gain counts above so many paired standard errors; 0: any gain above 0."""
+    least: int = 1
+    """Members that are taken whatever they gain: relations need readings."""
+    label: int | None = None
+    """Class id whose Dice is raised; None: the class mean."""
+    cost: Mapping[str, float] | None = None
+    """Of each member per case, such as milliseconds or parameters; a member is paid once, whatever its votes."""
+    budget: float | None = None
+    """Most cost of all members together."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.least < 1 or self.noise < 0:
+            raise UserError(
+                f"rounds and least must be at least 1 and noise at least 0, but got {self.rounds}, {self.least} "
+                f"and {self.noise:g}"
+            )
+        if self.budget is not None and self.cost is None:
+            raise UserError("a budget needs the cost of every member, but none was given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(JsonRecord):
+    """One vote given."""
+
+    member: str
+    dice: float
+    """Mean Dice of the ensemble with this vote."""
+    gain: float | None
+    """None in the first round."""
+    error: float | None
+    """Paired standard error of the gain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(JsonRecord):
+    """The result, with every round, and why it ended."""
+
+    votes: dict[str, float]
+    """In order of entry."""
+    dice: float
+    rounds: tuple[Round, ...]
+    cost: float | None
+    ended: str
+
+
+class _Running:
+    """The sum of the votes so far, (K, *S) float32 per case, in files."""
+
+    def __init__(self, predictions: Predictions, folder: Path) -> None:
+        self.predictions, self._folder = predictions, folder
+        self._votes = 0
+
+    def with_vote(self, member: str, case: str) -> Probabilities:
+        """Return the sum with one more vote; its argmax is that of the mean."""
+        own = self.predictions.probabilities(member, case)
+        if not self._votes:
+            return np.array(own, dtype=np.float32)
+        total = np.array(np.load(self._path(case), mmap_mode="r"), dtype=np.float32)
+        total += own
+        return total
+
+    def score(self, member: str, label: int | None) -> Floats:
+        """Return the Dice of every case with one more vote."""
+        cases = self.predictions.cases
+        return np.array([dice_of(self.with_vote(member, c), self.predictions.truth(c), label) for c in cases])
+
+    def add(self, member: str) -> None:
+        """Keep the vote."""
+        for case in self.predictions.cases:
+            total = self.with_vote(member, case)
+            np.save(self._path(case), total)
+        self._votes += 1
+
+    def _path(self, case: str) -> Path:
+        return self._folder / f"{self.predictions.cases.index(case)}.npy"
+
+
+def select_greedily(predictions: Predictions, settings: GreedySettings | None = None) -> Selection:
+    """Return the votes of an ensemble; a budget that no member fits raises `UserError`."""
+    settings = settings or GreedySettings()
+    _check_costs(predictions, settings)
+    places = group_places(predictions.groups)
+    votes: dict[str, float] = {}
+    rounds: list[Round] = []
+    current = np.zeros(len(predictions.cases))
+    with tempfile.TemporaryDirectory(prefix="overread-votes-") as scratch:
+        running = _Running(predictions, Path(scratch))
+        ended = f"all {settings.rounds} votes are given"
+        while len(rounds) < settings.rounds:
+            candidates = _candidates(predictions.members, votes, settings)
+            if not candidates:
+                ended = "no other member is left, or fits the budget"
+                break
+            scores = {member: running.score(member, settings.label) for member in candidates}
+            member = _best(scores, votes, settings)
+            difference = scores[member] - current
+            gain, error = float(difference.mean()), standard_error(difference, places)
+            if len(votes) >= settings.least and gain <= max(settings.noise * error, TIE):
+                ended = f"the best gain {gain:.4f} is within noise (standard error {error:.4f})"
+                break
+            running.add(member)
+            votes[member] = votes.get(member, 0.0) + 1
+            current = scores[member]
+            first = not rounds
+            rounds.append(
+                Round(
+                    member=member,
+                    dice=float(current.mean()),
+                    gain=None if first else gain,
+                    error=None if first else error,
+                )
+            )
+    return Selection(
+        votes=votes, dice=float(current.mean()), rounds=tuple(rounds), cost=_cost(votes, settings), ended=ended
+    )
+
+
+def select_per_class(
+    predictions: Predictions, classes: int, settings: GreedySettings | None = None
+) -> dict[int, Selection]:
+    """Return a selection for each foreground class id, by the Dice of that class; `fusion.SoftVote` takes them all."""
+    settings = settings or GreedySettings()
+    chosen = {}
+    for label in range(1, classes):
+        chosen[label] = select_greedily(predictions, replace(settings, label=label))
+    return chosen
+
+
+def class_weights(chosen: Mapping[int, Selection], classes: int) -> dict[str, NDArray[np.float32]]:
+    """Return the weights (K,) of every member of selections per class, each class summing to 1 over the members.
+
+    The background is weighted as the mean of the classes. A member may have weight 0 for a class.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    for label, selection in chosen.items():
+        total = sum(selection.votes.values())
+        for member, votes in selection.votes.items():
+            weights.setdefault(member, np.zeros(classes, np.float32))[label] = votes / total
+    for own in weights.values():
+        own[0] = own[1:].mean()
+    return weights
+
+
+def standard_error(values: Floats, places: NDArray[np.intp]) -> float:
+    """Return the standard error of the mean of values (n,) in groups `places`, 0..G-1: cluster-robust.
+
+    SE = sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n; with groups of one case it is sd / sqrt(n). Infinite
+    for one group: nothing is known of its noise.
+    """
+    groups = int(places.max()) + 1
+    if groups < 2:
+        return float("inf")
+    sums = np.bincount(places, weights=values - values.mean())
+    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(values))
+
+
+def _candidates(members: Sequence[str], votes: Mapping[str, float], settings: GreedySettings) -> list[str]:
+    spent = _cost(votes, settings) or 0.0
+    new = [
+        member
+        for member in members
+        if member not in votes
+        and (settings.budget is None or spent + (settings.cost or {})[member] <= settings.budget + 1e-9)
+    ]
+    return new if len(votes) < settings.least else [*votes, *new]
+
+
+def _best(scores: Mapping[str, Floats], votes: Mapping[str, float], settings: GreedySettings) -> str:
+    means = {member: float(values.mean()) for member, values in scores.items()}
+    highest = max(means.values())
+    tied = [member for member, mean in means.items() if mean >= highest - TIE]
+    cost = settings.cost or {}
+    return min(tied, key=lambda member: (member not in votes, cost.get(member, 0.0)))  # min keeps the first of equals
+
+
+def _cost(votes: Mapping[str, float], settings: GreedySettings) -> float | None:
+    return None if settings.cost is None else sum(settings.cost[member] for member in votes)
+
+
+def _check_costs(predictions: Predictions, settings: GreedySettings) -> None:
+    if settings.cost is None:
+        return
+    unknown = [member for member in predictions.members if member not in settings.cost]
+    if unknown:
+        raise UserError(f"every member must have a cost, but {', '.join(unknown)} has none: give all or none")
+    cheapest = min(settings.cost[member] for member in predictions.members)
+    if settings.budget is not None and cheapest > settings.budget:
+        raise UserError(f"the budget must fit a member, but {settings.budget:g} is below the cheapest ({cheapest:g})")
