@@ -237,6 +237,10 @@ def row(case: str, scores: dict[str, float | None]) -> CaseConfidence:
         relation_confidence_per_class={"organ": 0.75, "a,b": None},
         pairwise_dice_per_class={"organ": None, "a,b": 1 / 3},
         scores=scores,
+        predicted_dice=0.625,
+        dice_lower_bound=0.5,
+        predicted_dice_per_class={"organ": 0.7, "a,b": None},
+        dice_lower_bound_per_class={"organ": 0.6},
     )
 
 
@@ -246,10 +250,13 @@ def test_confidence_csv(tmp_path: Path) -> None:
     header, first, second = list(csv.reader(path.open()))
     assert header == [
         *("case", "n_readings", "flag", "foreground", "relation_confidence", "pairwise_dice"),
+        *("predicted_dice", "dice_lower_bound"),
         *("relation_confidence_organ", "relation_confidence_a,b", "pairwise_dice_organ", "pairwise_dice_a,b"),
+        *("predicted_dice_organ", "predicted_dice_a,b", "dice_lower_bound_organ", "dice_lower_bound_a,b"),
         *("c_12", "c_14"),
     ]
-    assert first == ["a", "3", "", "0.5", "0.75", "", "0.75", "", "", "0.333333", "0.5", ""]
+    relation = ["0.75", "", "0.625", "0.5", "0.75", "", "", "0.333333"]
+    assert first == ["a", "3", "", "0.5", *relation, "0.7", "", "0.6", "", "0.5", ""]
     assert second[-2:] == ["", "1"]
 
 

@@ -71,6 +71,14 @@ searching = _stack(
 time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")
 top = click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Members at the most.")
 
+coverage = click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Chance that the true Dice is at or above dice_lower_bound.",
+)
+
 
 def prepare_settings(options: Mapping[str, Any]) -> PrepareSettings:
     """Collect the options of `preparation` and the seed into a record."""

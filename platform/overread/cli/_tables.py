@@ -11,7 +11,9 @@ from overread.review.report import number
 from overread.review.tables import Grid
 
 if TYPE_CHECKING:
+    from overread.confidence.conformal import MeasuredCoverage
     from overread.confidence.coverage import Correlation
+    from overread.confidence.failure_detection import Estimate, FailureDetection
     from overread.ensemble.evaluate import EvaluationTable
     from overread.metrics.summary import Summary
     from overread.pipeline.summary import RunSummary
@@ -38,7 +40,8 @@ def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
 
 def summary_grids(summary: RunSummary) -> list[Grid]:
     """Return members, ensemble, differences and confidence of a run."""
-    return [_members(summary), _classes(summary), _differences(summary), _confidence(summary)]
+    grids = [_members(summary), _classes(summary), _differences(summary), _confidence(summary)]
+    return [*grids, *([_failure(summary)] if summary.failure else []), *([_bounds(summary)] if summary.bounds else [])]
 
 
 def _members(summary: RunSummary) -> Grid:
@@ -89,6 +92,33 @@ def _confidence(summary: RunSummary) -> Grid:
     rows = [row(name, "true Dice", c) for name, c in summary.confidence.items()]
     rows += [row(name, "known difficulty", c) for name, c in summary.difficulty.items()]
     return Grid("Confidence", ("score", "against", "Spearman", "Pearson", "n"), tuple(rows), left=2)
+
+
+def _failure(summary: RunSummary) -> Grid:
+    def interval(e: Estimate) -> str:
+        return number(e.value) if e.low is None else f"{number(e.value)} ({number(e.low)} to {number(e.high)})"
+
+    def row(name: str, f: FailureDetection) -> tuple[str, ...]:
+        other = summary.aurc_minus_pairwise.get(name)
+        against = "" if other is None else f"{_signed(other.difference.low)} to {_signed(other.difference.high)}"
+        figures = (interval(f.aurc), number(f.excess_aurc.value), number(f.augrc.value), interval(f.auroc))
+        return (name.replace("_", " "), *figures, number(f.ece.value), against)
+
+    rows = tuple(row(name, found) for name, found in summary.failure.items())
+    threshold = next(iter(summary.failure.values()))
+    title = f"Failure detection (Dice below {threshold.failure_dice:g}: {threshold.failures} of {threshold.n} cases)"
+    columns = ("score", "AURC (95 %)", "e-AURC", "AUGRC", "AUROC (95 %)", "ECE", "AURC minus pairwise Dice")
+    return Grid(title, columns, rows)
+
+
+def _bounds(summary: RunSummary) -> Grid:
+    def row(name: str, m: MeasuredCoverage) -> tuple[str, ...]:
+        target = name.removeprefix("class:")
+        return (target, f"{m.wanted:g}", number(m.share), f"{number(m.low)} to {number(m.high)}", str(m.groups))
+
+    rows = tuple(row(name, found) for name, found in summary.bounds.items())
+    columns = ("Dice of", "wanted", "held", "95 % of the shares lie in", "groups")
+    return Grid("Lower bound of Dice on the locked split", columns, rows)
 
 
 def _signed(value: float | None) -> str:

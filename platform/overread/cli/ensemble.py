@@ -14,15 +14,28 @@ from overread.errors import UserError
 @click.command()
 @_options.out
 @_options.top
+@_options.coverage
 @click.option("--tagged", is_flag=True, help="Take the trials tagged winner=true in MLflow instead of the best ones.")
 @click.option("--members", help="Take these: trial or trial:variant, separated by commas.")
+@click.option("--no-calibration", is_flag=True, help="Leave predicted_dice and dice_lower_bound out: reads no case.")
 @_options.cluster
-def ensemble(out: Path, top: int, tagged: bool, members: str | None, address: str | None, cpus: int | None) -> None:
+def ensemble(
+    out: Path,
+    top: int,
+    coverage: float,
+    tagged: bool,
+    members: str | None,
+    no_calibration: bool,
+    address: str | None,
+    cpus: int | None,
+) -> None:
     """Freeze the winners of the search in --out and assemble the ensemble package in OUT/ensemble.
 
-    Members are chosen by validation Dice only; `overread evaluate --out OUT` then reads the locked split with them.
+    Members are chosen by validation Dice only. The package then reads the validation fold, which its predicted Dice is
+    fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
+    locked split with it.
     """
-    from overread.pipeline import choosing, stages
+    from overread.pipeline import calibrating, choosing, stages
     from overread.pipeline.folders import RunFolder
     from overread.pipeline.winners import read_chosen
 
@@ -33,7 +46,12 @@ def ensemble(out: Path, top: int, tagged: bool, members: str | None, address: st
     with working(address, cpus, out=out) as map_cases:
         run = stages.open_run(folder, map_cases)
         winners, _ = stages.assemble(run, top=top, chosen=chosen)
+        judged = None
+        if not no_calibration:
+            judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=stages.search_gpus(folder))
     click.echo(f"rule: {winners.rule}")
     for member in winners.members:
         click.echo(f"member: {member.name}, {member.variant}, validation Dice {member.validation_dice:.4f}")
+    for line in calibrating.judgement_lines(judged):
+        click.echo(line)
     click.echo(f"package: {folder.ensemble}")

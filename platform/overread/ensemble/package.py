@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from overread.architectures.contract import Segmenter, build_segmenter
+from overread.confidence.judgement import Judgement
 from overread.data.hashing import file_sha256
 from overread.errors import UserError
 from overread.records import MAIN, Manifest, Member, Prepared, Winners
@@ -23,6 +24,8 @@ from overread.training.checkpoint import save_weights
 from overread.training.inference import load_segmenter
 
 MANIFEST = "manifest.json"
+CONFIDENCE = "confidence.json"
+"""The `Judgement` of the package's scores, where there were cases to fit it on; written after the package."""
 CACHE_BYTES = 1 << 30
 """Weights that a package keeps in memory between cases; members beyond are loaded anew for each case."""
 
@@ -38,6 +41,8 @@ class Package:
         self._loaded: dict[tuple[str, str], Segmenter] = {}
         self._held = 0
         self._sets: dict[str, Mapping[str, tuple[str, ...]]] = {}
+        self.judgement = load_judgement(folder, manifest)
+        """None: the package was not calibrated."""
 
     def segmenter(self, member: Member, device: torch.device | str = "cpu") -> Segmenter:
         """Return a member's network on `device`, in evaluation mode; variants of one trial share it."""
@@ -134,6 +139,17 @@ def load_package(folder: Path, cache_bytes: int = CACHE_BYTES) -> Package:
     manifest = Manifest.load(folder / MANIFEST)
     _raise([*_manifest_problems(manifest), *(p for m in _all(manifest) for p in _file_problems(folder, m))])
     return Package(folder, manifest, cache_bytes)
+
+
+def load_judgement(folder: Path, manifest: Manifest) -> Judgement | None:
+    """Read `confidence.json` of a package; None if it has none. One of other winners raises `UserError`."""
+    path = folder / CONFIDENCE
+    if not path.is_file():
+        return None
+    judgement = Judgement.load(path)
+    if judgement.winners != manifest.winners:
+        raise UserError(f"{path} must belong to the package's winners, but is of others: calibrate the package again")
+    return judgement
 
 
 def _all(manifest: Manifest) -> list[Member]:

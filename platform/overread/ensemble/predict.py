@@ -166,16 +166,15 @@ def write_confidence_csv(path: Path, rows: Sequence[CaseConfidence], label_names
     `label_names` are by class id, the background first. Columns of further scores come last, in order of appearance.
     """
     labels, scores = label_names[1:], list(dict.fromkeys(score for row in rows for score in row.scores))
-    per_class = ("relation_confidence", "pairwise_dice")
+    per_class = ("relation_confidence", "pairwise_dice", "predicted_dice", "dice_lower_bound")
     columns = ["case", "n_readings", "flag", "foreground", *per_class]
     columns += [f"{score}_{label}" for score in per_class for label in labels] + scores
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
     for row in rows:
-        numbers = [row.foreground, row.relation_confidence, row.pairwise_dice]
-        numbers += [row.relation_confidence_per_class.get(label) for label in labels]
-        numbers += [row.pairwise_dice_per_class.get(label) for label in labels]
+        numbers = [row.foreground, *(getattr(row, score) for score in per_class)]
+        numbers += [getattr(row, f"{score}_per_class").get(label) for score in per_class for label in labels]
         numbers += [row.scores.get(score) for score in scores]
         table.writerow([row.case, row.n_readings, row.flag, *("" if v is None else f"{v:.6g}" for v in numbers)])
     write_bytes(path, text.getvalue().encode())

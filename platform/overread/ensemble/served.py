@@ -38,7 +38,9 @@ class ServedEnsemble:
             array = np.ascontiguousarray(image, dtype=np.float32)
             native = NativeImage(array, None, None, str(image.dtype), ".nii.gz")
             reading = read_case(self.package, native, device, case_id=f"image_{index}")
-            found.append({"mask": values[reading.mask], "confidence": reading.confidence.to_json()})
+            judge = self.package.judgement
+            row = judge.judge(reading.confidence) if judge else reading.confidence
+            found.append({"mask": values[reading.mask], "confidence": row.to_json()})
         return found
 
 

@@ -60,6 +60,11 @@ class RunFolder:
         return self.root / "ensemble"
 
     @property
+    def calibration(self) -> Path:
+        """Readings of the validation fold and of the calibration groups, without masks."""
+        return self.root / "calibration"
+
+    @property
     def predictions(self) -> Path:
         """Readings of the locked split."""
         return self.root / "predictions"

@@ -19,7 +19,7 @@ from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases, annotated, truth_of
 from overread.data.preprocess import to_class_ids
 from overread.ensemble.evaluate import EvaluationTable, evaluate_readings
-from overread.ensemble.package import load_package
+from overread.ensemble.package import load_judgement, load_package
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
 from overread.pipeline.page import write_page
@@ -67,7 +67,7 @@ def predict_folder(
         )
         for case, files in cases.items()
     ]
-    results = read_items(items, manifest, out, map_cases)
+    results = read_items(items, manifest, out, map_cases, load_judgement(package, manifest))
     write_page(out / "report.html", manifest, results, out)
     return results
 

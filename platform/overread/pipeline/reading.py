@@ -6,11 +6,13 @@ leave the process that made them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overread.confidence.judgement import Known
 from overread.jsonio import JsonRecord, write_bytes
 from overread.records import CaseConfidence
 
@@ -55,6 +57,15 @@ class CaseResult(JsonRecord):
     """Class-mean Dice by member name, the baseline included."""
     picture: str | None = None
     """PNG file relative to the prediction folder."""
+
+
+def known_cases(results: Sequence[CaseResult]) -> list[Known]:
+    """Return the results with truth, as confidence is fitted and measured on them."""
+    return [
+        Known(result.confidence, result.group or result.confidence.case, result.dice, result.dice_per_class)
+        for result in results
+        if result.dice is not None
+    ]
 
 
 @lru_cache(maxsize=2)

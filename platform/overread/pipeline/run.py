@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overread.confidence.conformal import COVERAGE
 from overread.data.prepare import MapCases
 from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.pipeline import stages
+from overread.pipeline.calibrating import calibrate
 from overread.pipeline.folders import RunFolder, RunRecord, check_free, claim
 from overread.pipeline.summary import RunSummary
 from overread.records import Prepared, PrepareSettings
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READING_SHARE = 0.06
-"""Share of a budget kept for what follows the search: packaging, reading the locked split, the report."""
-READING_LEAST_S = 25.0
+READING_SHARE = 0.1
+"""Share of a budget kept for what follows the search: packaging, calibration, reading the locked split, the report."""
+READING_LEAST_S = 35.0
 SEARCH_LEAST_S = 15.0
 
 
@@ -41,6 +43,8 @@ class RunSettings:
     cache: Path | None = None
     tracking_uri: str | None = None
     top: int = 5
+    coverage: float = COVERAGE
+    """Of the lower bounds of Dice."""
     resume: bool = False
     overwrite: bool = False
 
@@ -84,6 +88,8 @@ def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = No
         stages.search(run, _search_settings(settings, clock))
     with clock.stage("ensemble"):
         stages.assemble(run, top=settings.top)
+    with clock.stage("calibrate"):
+        calibrate(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
     with clock.stage("predict"):
         results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
     with clock.stage("report"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overread.confidence.judgement import Judgement, shift_warning
 from overread.data.layouts import read_dataset
 from overread.data.phantom import read_difficulty
 from overread.data.prepare import MapCases, prepare_dataset
@@ -131,44 +132,49 @@ def read_locked(run: Run, map_cases: MapCases, *, gpus: float = 0.0) -> list[Cas
     winners = Manifest.load(run.folder.ensemble / "manifest.json").winners
     record_locked_use(Path(run.record.cache), run.prepared, winners)
     locked = run.prepared.splits.locked
-    out = run.folder.predictions
-    return read_labelled(run.folder.ensemble, Path(run.record.data), run.prepared, locked, out, map_cases, gpus=gpus)
+    return read_labelled(run, locked, run.folder.predictions, map_cases, gpus=gpus)
 
 
 def read_labelled(
-    package: Path,
-    data: Path,
-    prepared: Prepared,
-    case_ids: Sequence[str],
-    out: Path,
-    map_cases: MapCases,
-    *,
-    gpus: float = 0.0,
+    run: Run, case_ids: Sequence[str], out: Path, map_cases: MapCases, *, gpus: float = 0.0, masks: bool = True
 ) -> list[CaseResult]:
-    """Read prepared cases of the data set at `data` with a package and measure them against their truth."""
-    files = image_files(read_dataset(data))
+    """Read prepared cases with the run's package and measure them against their truth; `masks` writes these too."""
+    from overread.ensemble.package import load_judgement
+
+    package, prepared = run.folder.ensemble, run.prepared
+    files = image_files(read_dataset(Path(run.record.data)))
     items = [
         ReadItem(
             case=case_id,
             files=files[case_id],
             group=prepared.case(case_id).group,
             package=str(package.resolve()),
-            out=str(out.resolve()),
+            out=str(out.resolve()) if masks else "",
             truth=str((prepared.folder(prepared.case(case_id)) / "truth.npy").resolve()),
             gpus=gpus,
         )
         for case_id in case_ids
     ]
-    return read_items(items, Manifest.load(package / "manifest.json"), out, map_cases)
+    manifest = Manifest.load(package / "manifest.json")
+    return read_items(items, manifest, out, map_cases, load_judgement(package, manifest))
 
 
-def read_items(items: Sequence[ReadItem], manifest: Manifest, out: Path, map_cases: MapCases) -> list[CaseResult]:
-    """Read cases in parallel; write `confidence.csv` and `results.json` when all are read."""
+def read_items(
+    items: Sequence[ReadItem], manifest: Manifest, out: Path, map_cases: MapCases, judgement: Judgement | None = None
+) -> list[CaseResult]:
+    """Read cases in parallel; write `confidence.csv` and `results.json` when all are read.
+
+    With a judgement the rows have predicted Dice and bounds, and a shift of their scores is told once.
+    """
     from overread.cluster.tasks import on_gpus
     from overread.ensemble.predict import write_confidence_csv
 
     read_cases = on_gpus(map_cases, max((item.gpus for item in items), default=0.0))
     results: list[CaseResult] = read_cases(read_item, items, "Reading cases")
+    if judgement is not None:
+        if warning := shift_warning(judgement.shift([result.confidence for result in results])):
+            log.warning(warning)
+        results = [replace(result, confidence=judgement.judge(result.confidence)) for result in results]
     write_confidence_csv(out / "confidence.csv", [r.confidence for r in results], manifest.label_names)
     write_json(out / "results.json", [result.to_json() for result in results])
     return results
@@ -188,6 +194,7 @@ def load_results(folder: Path) -> list[CaseResult]:
 
 def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, float]) -> RunSummary:
     """Write `summary.json` and `report.html`, and the figures into MLflow; seconds of earlier stages are kept."""
+    from overread.ensemble.package import load_judgement
     from overread.pipeline.page import write_page
     from overread.search.leaderboard import read_outcomes
 
@@ -199,6 +206,7 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
         seconds=_earlier_seconds(run) | dict(seconds),
         trials=count_trials(read_outcomes(run.folder.search)),
         difficulty=known_difficulty(Path(run.record.data)),
+        judgement=load_judgement(run.folder.ensemble, manifest),
     )
     summary.save(run.folder.summary)
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary)

@@ -7,15 +7,24 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from overread.confidence.conformal import MeasuredCoverage
 from overread.confidence.coverage import Correlation, correlation
+from overread.confidence.failure_detection import (
+    FailureDetection,
+    PairedDifference,
+    aurc_difference,
+    failure_detection,
+)
+from overread.confidence.judgement import Judgement
 from overread.confidence.ranking import ranking_score
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import ForegroundSplit, Summary, paired_bootstrap, split_by_foreground, summarise
-from overread.pipeline.reading import CaseResult
+from overread.pipeline.reading import CaseResult, known_cases
 from overread.records import Manifest, Member
 
 LIBRARIES = ("overread", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "nibabel")
 SCORES = ("relation_confidence", "pairwise_dice")
+PREDICTED = "predicted_dice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,12 @@ class RunSummary(JsonRecord):
     """The plain U-Net of the same search."""
     differences: dict[str, Summary] = field(default_factory=dict)
     """Paired over the locked cases: `ensemble_minus_baseline`, `ensemble_minus_best_member`."""
+    failure: dict[str, FailureDetection] = field(default_factory=dict)
+    """By score: how well it finds badly segmented locked cases."""
+    aurc_minus_pairwise: dict[str, PairedDifference] = field(default_factory=dict)
+    """By score: AURC minus that of pairwise Dice, paired over the locked cases."""
+    bounds: dict[str, MeasuredCoverage] = field(default_factory=dict)
+    """By target (the class mean, a class): how often the lower bound held on the locked cases."""
     trials: dict[str, int] = field(default_factory=dict)
     """Number of trials by architecture and by state."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -84,6 +99,7 @@ def summarise_run(
     seconds: Mapping[str, float],
     trials: Mapping[str, int],
     difficulty: Mapping[str, float] | None = None,
+    judgement: Judgement | None = None,
 ) -> RunSummary:
     """Compute the figures of a run from its locked cases; cases without truth are left out."""
     known = [result for result in results if result.dice is not None]
@@ -98,6 +114,9 @@ def summarise_run(
         difficulty={score: _with_difficulty(score, known, difficulty) for score in scores} if difficulty else {},
         baseline=baseline,
         differences=_differences(known, members, baseline),
+        failure={score: _failure(score, known) for score in scores} if known else {},
+        aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
+        bounds=judgement.measure(known_cases(known)) if judgement is not None else {},
         trials=dict(trials),
         seconds={stage: round(value, 2) for stage, value in seconds.items()},
         versions=versions(),
@@ -107,7 +126,8 @@ def summarise_run(
 
 def score_columns(results: Sequence[CaseResult]) -> tuple[str, ...]:
     """Return the names of all scores that any row has, those that every row has first."""
-    return tuple(dict.fromkeys([*SCORES, *(name for result in results for name in result.confidence.scores)]))
+    predicted = [PREDICTED] if any(result.confidence.predicted_dice is not None for result in results) else []
+    return tuple(dict.fromkeys([*SCORES, *predicted, *(name for r in results for name in r.confidence.scores)]))
 
 
 def groups(results: Sequence[CaseResult]) -> list[str]:
@@ -123,7 +143,7 @@ def class_summary(results: Sequence[CaseResult], label: str) -> Summary:
 
 def _score(result: CaseResult, name: str) -> float | None:
     row = result.confidence
-    return ranking_score(row, name) if name in SCORES or name in row.scores else None
+    return ranking_score(row, name) if name in (*SCORES, PREDICTED) or name in row.scores else None
 
 
 def _dices(results: Sequence[CaseResult]) -> list[float]:
@@ -163,6 +183,15 @@ def _ensemble(results: Sequence[CaseResult], labels: Sequence[str]) -> EnsembleF
 
 def _with_dice(score: str, results: Sequence[CaseResult]) -> Correlation:
     return correlation([_score(result, score) for result in results], _dices(results))
+
+
+def _failure(score: str, results: Sequence[CaseResult]) -> FailureDetection:
+    return failure_detection([_score(r, score) for r in results], _dices(results), groups=groups(results))
+
+
+def _against(score: str, other: str, results: Sequence[CaseResult]) -> PairedDifference:
+    first, second = ([_score(result, name) for result in results] for name in (score, other))
+    return aurc_difference(first, second, _dices(results), groups=groups(results))
 
 
 def _with_difficulty(score: str, results: Sequence[CaseResult], difficulty: Mapping[str, float]) -> Correlation:

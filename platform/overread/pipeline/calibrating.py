@@ -1,0 +1,76 @@
+"""Calibrating a package: what its scores are worth, measured on cases that trained and chose nothing of it.
+
+Between the frozen winners and the locked split. Readings of the validation fold fit the predicted Dice, readings of the
+calibration groups give the lower bounds; both stay in `calibration/` of the run, the result in `confidence.json` of the
+package.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from overread.confidence.conformal import COVERAGE, least_groups
+from overread.confidence.judgement import MEAN, Judgement, fit_judgement
+from overread.data.prepare import MapCases
+from overread.pipeline.reading import known_cases
+from overread.pipeline.stages import Run, read_labelled
+from overread.records import Manifest
+
+log = logging.getLogger(__name__)
+
+
+def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus: float = 0.0) -> Judgement | None:
+    """Write `confidence.json` of the run's package and return it.
+
+    None, with a warning, for members that validated on different folds (no case trained none of them) and for a data
+    set without calibration cases.
+    """
+    from overread.ensemble.package import CONFIDENCE
+
+    manifest = Manifest.load(run.folder.ensemble / "manifest.json")
+    (run.folder.ensemble / CONFIDENCE).unlink(missing_ok=True)
+    folds = {member.config.fold for member in manifest.members}
+    splits, out = run.prepared.splits, run.folder.calibration
+    if len(folds) != 1 or not splits.calibration:
+        log.warning(
+            "predicted Dice and lower bounds need members of one fold and calibration cases, but there are %d folds "
+            "and %d cases: the package has none",
+            len(folds),
+            len(splits.calibration),
+        )
+        return None
+    validation = splits.fold(folds.pop()).validation
+    judgement = fit_judgement(
+        known_cases(read_labelled(run, validation, out / "validation", map_cases, gpus=gpus, masks=False)),
+        known_cases(read_labelled(run, splits.calibration, out / "calibration", map_cases, gpus=gpus, masks=False)),
+        manifest.label_names,
+        winners=manifest.winners,
+        coverage=coverage,
+    )
+    judgement.save(run.folder.ensemble / CONFIDENCE)
+    bound = judgement.targets[MEAN].bound
+    if bound.quantile is None:
+        log.warning(
+            "a lower bound at coverage %g needs %d calibration groups with a predicted Dice, but there are %d: "
+            "dice_lower_bound stays empty",
+            coverage,
+            least_groups(coverage),
+            bound.groups,
+        )
+    return judgement
+
+
+def judgement_lines(judgement: Judgement | None) -> list[str]:
+    """Return what a calibration gave, one line for the class mean and each class."""
+    if judgement is None:
+        return ["calibration: none"]
+    lines = []
+    for target, judge in judgement.targets.items():
+        fit, bound = judge.regressor, judge.bound
+        error = f"error {fit.error:.3f} (of the mean Dice {fit.error_of_mean:.3f})" if fit else "none"
+        below = "none" if bound.quantile is None else f"predicted Dice - {bound.quantile:.3f}"
+        lines.append(
+            f"calibration: {target}: predicted Dice {error}; lower bound at {bound.coverage:g}: {below}, "
+            f"{bound.groups} groups"
+        )
+    return lines

@@ -1,0 +1,179 @@
+"""Calibration of a package, with readings that are drawn instead of computed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from overread.confidence.judgement import MEAN, Judgement
+from overread.data.prepare import prepare_dataset, serial_map
+from overread.ensemble.package import load_judgement, load_package
+from overread.errors import UserError
+from overread.pipeline.calibrating import calibrate, judgement_lines
+from overread.pipeline.folders import RunFolder, RunRecord
+from overread.pipeline.reading import CaseResult, ReadItem
+from overread.pipeline.stages import Run, assemble, load_results, read_locked
+from overread.pipeline.summary import summarise_run
+from overread.records import CaseConfidence, Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
+from overread.tracking.runs import Tracker
+
+CASES = 80
+SETTINGS = PrepareSettings(locked_fraction=0.3, calibration_fraction=0.2, folds=2)
+CONFIG = TrialConfig(architecture="unet", options={}, in_channels=1, classes=2, patch_size=(8, 8), steps=1)
+
+
+def read(case: str, agreement_less: float = 0.0) -> CaseResult:
+    """Return a reading whose agreement is the Dice and noise; every tenth case is empty in all readings."""
+    rng = np.random.default_rng(int(hashlib.sha256(case.encode()).hexdigest()[:8], 16))
+    dice = float(rng.uniform(0.4, 0.95))
+    empty = case.endswith("7")
+    pairwise = None if empty else dice + float(rng.normal(0, 0.05)) - agreement_less
+    relation = None if pairwise is None else pairwise - 0.1
+    row = CaseConfidence(
+        case=case,
+        n_readings=2,
+        flag="all_empty" if empty else "",
+        foreground=0.4 if empty else 1.0,
+        relation_confidence=relation,
+        pairwise_dice=pairwise,
+        relation_confidence_per_class={"foreground": relation},
+        pairwise_dice_per_class={"foreground": pairwise},
+    )
+    dice = 0.0 if empty else dice
+    return CaseResult(confidence=row, group=case, dice=dice, dice_per_class={"foreground": dice})
+
+
+def drawn(function: Any, items: Sequence[ReadItem], title: str = "") -> list[CaseResult]:
+    return [read(item.case) for item in items]
+
+
+def shifted(function: Any, items: Sequence[ReadItem], title: str = "") -> list[CaseResult]:
+    return [read(item.case, 0.35) for item in items]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(CASES):
+        Image.fromarray(rng.integers(0, 255, (8, 8)).astype(np.uint8)).save(root / "images" / f"n{i:02d}.png")
+        Image.fromarray(((rng.uniform(size=(8, 8)) < 0.5) * 255).astype(np.uint8)).save(
+            root / "masks" / f"n{i:02d}.png"
+        )
+    return root
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Run:
+    """A run with a package of two members."""
+    folder = RunFolder(tmp_path / "run")
+    for trial in ("t0", "t1"):
+        score = VariantScore(variant="main", dice=0.8, dice_per_class={}, cases=1, seconds_per_case=0.1)
+        TrialOutcome(
+            trial_id=trial, config=CONFIG, state="finished", variants=(score,), weights="weights.safetensors"
+        ).save(folder.search / "trials" / trial / "outcome.json")
+        (folder.search / "trials" / trial / "weights.safetensors").write_text(trial)
+    prepared = prepare_dataset(data, SETTINGS, tmp_path / "cache", serial_map)
+    record = RunRecord(
+        data=str(data),
+        cache=str(tmp_path / "cache"),
+        prepare=SETTINGS,
+        tracking_uri=None,
+        experiment="e",
+        search_id="s",
+    )
+    made = Run(folder=folder, record=record, prepared=prepared, tracker=cast(Tracker, None))
+    assemble(made, top=2)
+    return made
+
+
+def test_each_split_has_its_own_part(run: Run) -> None:
+    judgement = calibrate(run, drawn)
+    assert judgement is not None
+    splits, folder = run.prepared.splits, run.folder.calibration
+    for name, cases in (("validation", splits.folds[0]), ("calibration", splits.calibration)):
+        assert {r.confidence.case for r in load_results(folder / name)} == set(cases)
+        assert not (folder / name / "masks").exists()
+    fit, bound = judgement.targets[MEAN].regressor, judgement.targets[MEAN].bound
+    safe = [[case for case in cases if not case.endswith("7")] for cases in (splits.folds[0], splits.calibration)]
+    assert fit is not None
+    assert (fit.cases, bound.groups) == (len(safe[0]), len(safe[1]))
+    assert bound.quantile is not None
+    assert load_package(run.folder.ensemble).judgement == judgement
+    assert not run.folder.predictions.exists()  # the locked split is not touched
+
+
+def test_locked_cases_get_predicted_dice_and_bounds(run: Run) -> None:
+    judgement = calibrate(run, drawn)
+    results = read_locked(run, drawn)
+    with (run.folder.predictions / "confidence.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == len(run.prepared.splits.locked) == 24
+    for row, result in zip(rows, results, strict=True):
+        if row["flag"]:
+            assert row["predicted_dice"] == row["dice_lower_bound"] == row["dice_lower_bound_foreground"] == ""
+        else:
+            assert float(row["dice_lower_bound"]) <= float(row["predicted_dice"])
+            assert abs(float(row["predicted_dice"]) - (result.dice or 0)) < 0.25
+    assert load_results(run.folder.predictions) == results
+    manifest = Manifest.load(run.folder.ensemble / "manifest.json")
+    summary = summarise_run("set", manifest, results, seconds={}, trials={}, judgement=judgement)
+    measured = summary.bounds[MEAN]
+    assert measured.groups == sum(not row["flag"] for row in rows)
+    assert measured.as_expected
+    assert summary.failure["predicted_dice"].unscored == sum(bool(row["flag"]) for row in rows)
+    assert set(summary.aurc_minus_pairwise) == {"relation_confidence", "predicted_dice"}
+    # one monotone score: the same order, so no difference in any resample
+    assert summary.aurc_minus_pairwise["predicted_dice"].difference.high == pytest.approx(0.0)
+    assert type(summary).from_json(summary.to_json()) == summary
+
+
+def test_a_shift_is_told_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    calibrate(run, drawn)
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        read_locked(run, drawn)
+        assert "may not hold" not in caplog.text
+        read_locked(run, shifted)
+    assert caplog.text.count("may not hold") == 1
+
+
+def test_too_few_groups_for_the_coverage_are_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        judgement = calibrate(run, drawn, coverage=0.99)
+    assert "a lower bound at coverage 0.99 needs 99 calibration groups" in caplog.text
+    assert judgement is not None
+    assert judgement_lines(judgement)[0].endswith(
+        f"lower bound at 0.99: none, {judgement.targets[MEAN].bound.groups} groups"
+    )
+    row = read_locked(run, drawn)[0].confidence
+    assert row.dice_lower_bound is None
+
+
+def test_without_calibration_cases_there_is_none(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    prepared = replace(run.prepared, splits=replace(run.prepared.splits, calibration=()))
+    calibrate(run, drawn)
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        assert calibrate(replace(run, prepared=prepared), drawn) is None
+    assert "1 folds and 0 cases: the package has none" in caplog.text
+    assert load_package(run.folder.ensemble).judgement is None  # the earlier one is gone
+    assert judgement_lines(None) == ["calibration: none"]
+
+
+def test_the_file_of_other_winners_is_refused(run: Run) -> None:
+    judgement = calibrate(run, drawn)
+    assert judgement is not None
+    replace(judgement, winners="others").save(run.folder.ensemble / "confidence.json")
+    with pytest.raises(UserError, match="must belong to the package's winners"):
+        load_judgement(run.folder.ensemble, Manifest.load(run.folder.ensemble / "manifest.json"))
+    assert Judgement.load(run.folder.ensemble / "confidence.json").winners == "others"
