@@ -16,6 +16,15 @@ from overread.errors import UserError
 @_options.top
 @_options.coverage
 @click.option("--tagged", is_flag=True, help="Take the trials tagged winner=true in MLflow instead of the best ones.")
+@click.option(
+    "--select",
+    type=click.Choice(["rule", "greedy"]),
+    default="rule",
+    show_default=True,
+    help="By validation Dice of each alone, or greedily by that of the ensemble.",
+)
+@click.option("--cost", type=click.Choice(["ms", "parameters"]), default="ms", show_default=True, help="Of --budget.")
+@click.option("--budget", type=click.FloatRange(0, min_open=True), help="With greedy: most cost per case.")
 @click.option("--members", help="Take these: trial or trial:variant, separated by commas.")
 @click.option("--no-calibration", is_flag=True, help="Leave predicted_dice and dice_lower_bound out: reads no case.")
 @_options.cluster
@@ -24,6 +33,9 @@ def ensemble(
     top: int,
     coverage: float,
     tagged: bool,
+    select: str,
+    cost: str,
+    budget: float | None,
     members: str | None,
     no_calibration: bool,
     address: str | None,
@@ -35,17 +47,28 @@ def ensemble(
     fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
     locked split with it.
     """
-    from overread.pipeline import calibrating, choosing, stages
+    from overread.cli._tables import show
+    from overread.pipeline import calibrating, choosing, selecting, stages
     from overread.pipeline.folders import RunFolder
     from overread.pipeline.winners import read_chosen
 
     if tagged and members:
         raise UserError("--tagged and --members exclude each other, but both were given: give one")
+    if select == "greedy" and (tagged or members):
+        raise UserError("--select greedy excludes --tagged and --members, but both were given: give one")
+    if budget is not None and select != "greedy":
+        raise UserError("--budget needs --select greedy, but that was not given: add it")
     folder = RunFolder(out.resolve())
     chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
     with working(address, cpus, out=out) as map_cases:
         run = stages.open_run(folder, map_cases)
-        winners, _ = stages.assemble(run, top=top, chosen=chosen)
+        votes = None
+        if select == "greedy":
+            gpus = stages.search_gpus(folder)
+            found = selecting.select(run, map_cases, most=top, cost=cost, budget=budget, gpus=gpus)
+            votes = selecting.votes_of(found)
+            show(selecting.selection_grids(found))
+        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes)
         judged = None
         if not no_calibration:
             judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=stages.search_gpus(folder))

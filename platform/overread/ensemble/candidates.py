@@ -15,6 +15,7 @@ import numpy as np
 
 from overread.ensemble.fusion import Probabilities, SoftVote
 from overread.errors import UserError
+from overread.jsonio import JsonRecord
 from overread.metrics.overlap import Ids, case_dice
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
 
@@ -102,8 +103,8 @@ def dice_per_case(predictions: Predictions, votes: Votes, label: int | None = No
     return [dice_of(fused(predictions, votes, case), predictions.truth(case), label) for case in predictions.cases]
 
 
-@dataclass(frozen=True)
-class ChoiceRow:
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRow(JsonRecord):
     """One choice in a comparison."""
 
     name: str

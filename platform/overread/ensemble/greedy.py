@@ -41,6 +41,8 @@ class GreedySettings:
     """A gain counts above so many paired standard errors; 0: any gain above 0."""
     least: int = 1
     """Members that are taken whatever they gain: relations need readings."""
+    most: int | None = None
+    """Members at the most; None: any number."""
     label: int | None = None
     """Class id whose Dice is raised; None: the class mean."""
     cost: Mapping[str, float] | None = None
@@ -115,16 +117,21 @@ class _Running:
         return self._folder / f"{self.predictions.cases.index(case)}.npy"
 
 
-def select_greedily(predictions: Predictions, settings: GreedySettings | None = None) -> Selection:
-    """Return the votes of an ensemble; a budget that no member fits raises `UserError`."""
+def select_greedily(
+    predictions: Predictions, settings: GreedySettings | None = None, scratch: Path | None = None
+) -> Selection:
+    """Return the votes of an ensemble; a budget that no member fits raises `UserError`.
+
+    The running vote, (K, *S) float32 per case, is kept in a folder of its own in `scratch` (None: the system's).
+    """
     settings = settings or GreedySettings()
     _check_costs(predictions, settings)
     places = group_places(predictions.groups)
     votes: dict[str, float] = {}
     rounds: list[Round] = []
     current = np.zeros(len(predictions.cases))
-    with tempfile.TemporaryDirectory(prefix="overread-votes-") as scratch:
-        running = _Running(predictions, Path(scratch))
+    with tempfile.TemporaryDirectory(prefix=".votes-", dir=scratch) as folder:
+        running = _Running(predictions, Path(folder))
         ended = f"all {settings.rounds} votes are given"
         while len(rounds) < settings.rounds:
             candidates = _candidates(predictions.members, votes, settings)
@@ -156,13 +163,13 @@ def select_greedily(predictions: Predictions, settings: GreedySettings | None = 
 
 
 def select_per_class(
-    predictions: Predictions, classes: int, settings: GreedySettings | None = None
+    predictions: Predictions, classes: int, settings: GreedySettings | None = None, scratch: Path | None = None
 ) -> dict[int, Selection]:
     """Return a selection for each foreground class id, by the Dice of that class; `fusion.SoftVote` takes them all."""
     settings = settings or GreedySettings()
     chosen = {}
     for label in range(1, classes):
-        chosen[label] = select_greedily(predictions, replace(settings, label=label))
+        chosen[label] = select_greedily(predictions, replace(settings, label=label), scratch)
     return chosen
 
 
@@ -202,6 +209,8 @@ def _candidates(members: Sequence[str], votes: Mapping[str, float], settings: Gr
         if member not in votes
         and (settings.budget is None or spent + (settings.cost or {})[member] <= settings.budget + 1e-9)
     ]
+    if settings.most is not None and len(votes) >= settings.most:
+        new = []
     return new if len(votes) < settings.least else [*votes, *new]
 
 

@@ -40,6 +40,11 @@ class Candidate:
         """The trial's weights file."""
         return self.folder / str(self.outcome.weights)
 
+    @property
+    def choice(self) -> Choice:
+        """Its trial and variant."""
+        return self.outcome.trial_id, self.score.variant
+
     def reads_like(self, other: Candidate) -> bool:
         """Whether both are the same reading of one trial, such as `main` and `scale_1`: a second vote for nothing."""
         return (
@@ -55,6 +60,7 @@ def select_winners(
     margin: float = 0.05,
     chosen: Sequence[Choice] | None = None,
     *,
+    votes: Mapping[Choice, float] | None = None,
     root: Path | None = None,
 ) -> tuple[Member, ...]:
     """Return the members of an ensemble.
@@ -65,6 +71,7 @@ def select_winners(
         margin: Variants whose validation Dice is further below the best one are dropped, unless fewer than `LEAST`
             members are left; a vote falls by the factor e for each margin below the best.
         chosen: Chosen by hand, taken as they are; empty or None: by rule.
+        votes: Chosen by `greedy`, with the votes of each; excludes `chosen`.
         root: Folder that the members' weights paths are relative to; None: paths are as the folders are given.
 
     Raises:
@@ -76,6 +83,10 @@ def select_winners(
     if margin < 0:
         raise UserError(f"margin must be at least 0, but got {margin}")
     candidates = _candidates(outcomes)
+    if votes:
+        highest = max(votes.values())
+        named = _by_hand(candidates, tuple(votes), outcomes)
+        return tuple(_member(c, root, votes[c.choice] / highest) for c in named)
     if chosen:
         return tuple(_member(candidate, root) for candidate in _by_hand(candidates, chosen, outcomes))
     picked = _by_rule(candidates, k, margin)
@@ -92,14 +103,39 @@ def vote(below: float, margin: float) -> float:
     return math.exp(-below / margin) if margin else 1.0
 
 
+def shortlist(outcomes: Outcomes, limit: int) -> tuple[Candidate, ...]:
+    """Return the best candidates of one fold, that of the best one, without readings that are there twice.
+
+    Candidates of other folds were trained on its validation cases. None at all raises `UserError`.
+    """
+    candidates = _candidates(outcomes)
+    if not candidates:
+        raise UserError("an ensemble needs at least one finished trial with weights, but there is none: search longer")
+    fold = candidates[0].outcome.config.fold
+    found: list[Candidate] = []
+    for candidate in candidates:
+        double = any(candidate.reads_like(other) for other in found)
+        if candidate.outcome.config.fold == fold and not double and len(found) < limit:
+            found.append(candidate)
+    return tuple(found)
+
+
 def select_baseline(outcomes: Outcomes, *, root: Path | None = None) -> Member | None:
     """Return the search's plain U-Net (`config.baseline`) as a member, its main variant; None if it has no weights."""
     plain = [c for c in _candidates(outcomes) if c.outcome.config.baseline and c.score.variant == MAIN]
     return _member(plain[0], root) if plain else None
 
 
-def selection_rule(k: int = 5, margin: float = 0.05, chosen: Sequence[Choice] | None = None) -> str:
+def selection_rule(
+    k: int = 5,
+    margin: float = 0.05,
+    chosen: Sequence[Choice] | None = None,
+    votes: Mapping[Choice, float] | None = None,
+) -> str:
     """Return the rule in words, for `winners.json` and the report."""
+    if votes:
+        given = ", ".join(f"{trial} {variant} ({votes[trial, variant]:g})" for trial, variant in votes)
+        return f"greedy selection with replacement on the validation cases, at most {k} members; votes: {given}"
     if chosen:
         return "chosen by hand: " + ", ".join(f"{trial} {variant}" for trial, variant in chosen)
     return (

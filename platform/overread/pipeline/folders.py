@@ -50,6 +50,11 @@ class RunFolder:
         return self.root / "search"
 
     @property
+    def selection(self) -> Path:
+        """`selection.json`: how a greedy selection found the members, and what each brings."""
+        return self.root / "selection.json"
+
+    @property
     def winners(self) -> Path:
         """`winners.json`, frozen before the locked split is read."""
         return self.root / "winners.json"

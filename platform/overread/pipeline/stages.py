@@ -63,9 +63,16 @@ def search(run: Run, settings: SearchSettings) -> Outcomes:
     return read_outcomes(run.folder.search)
 
 
-def assemble(run: Run, *, top: int, chosen: tuple[tuple[str, str], ...] | None = None) -> tuple[Winners, Manifest]:
+def assemble(
+    run: Run,
+    *,
+    top: int,
+    chosen: tuple[tuple[str, str], ...] | None = None,
+    votes: Mapping[tuple[str, str], float] | None = None,
+) -> tuple[Winners, Manifest]:
     """Freeze the winners and write the ensemble package. Reads validation figures only.
 
+    Members are taken by the rule, or as people name them (`chosen`), or as a greedy selection voted (`votes`).
     People's `winner` tags in MLflow change only where people name the members: the rule leaves them alone.
     """
     from overread.ensemble.package import write_package
@@ -73,7 +80,7 @@ def assemble(run: Run, *, top: int, chosen: tuple[tuple[str, str], ...] | None =
     from overread.tracking.winners import tag_members, tag_winners
 
     outcomes = read_outcomes(run.folder.search)
-    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen)
+    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen, votes=votes)
     named = [(member.trial_id, member.variant) for member in winners.members]
     with _optional("tagging the members"):
         tag_members(run.tracker, named)

@@ -25,15 +25,16 @@ def freeze_winners(
     *,
     top: int,
     chosen: tuple[tuple[str, str], ...] | None = None,
+    votes: Mapping[tuple[str, str], float] | None = None,
 ) -> Winners:
-    """Select the members by their validation Dice (or take `chosen`) and write `winners.json`.
+    """Select the members by their validation Dice (or take `chosen`, or `votes`) and write `winners.json`.
 
     Winners that differ from frozen ones are refused once the locked split was read with them: the run then has its
     figures, and another choice would be made with these in view.
     """
-    members = select_winners(outcomes, k=top, chosen=chosen, root=folder.root)
+    members = select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
     winners = Winners(
-        rule=selection_rule(top, chosen=chosen),
+        rule=selection_rule(top, chosen=chosen, votes=votes),
         members=members,
         prepared=prepared.content,
         baseline=select_baseline(outcomes, root=folder.root),

@@ -31,14 +31,28 @@ def predict_case(
     precision: Precision = PLAIN,
 ) -> np.ndarray:
     """Return the predicted class ids (uint8) of a prepared case in its native grid, read with its stored extras."""
+    native = predict_probabilities(segmenter, prepared, case_id, config, variant, device, precision=precision)
+    return np.argmax(native, axis=0).astype(np.uint8)
+
+
+def predict_probabilities(
+    segmenter: Segmenter,
+    prepared: Prepared,
+    case_id: str,
+    config: TrialConfig,
+    variant: Variant | None,
+    device: torch.device | str,
+    *,
+    precision: Precision = PLAIN,
+) -> np.ndarray:
+    """Return the probabilities (K, *native) float32 of a prepared case, read with its stored extras."""
     case = prepared.case(case_id)
     image = open_case(prepared, case_id).image
     extras = stored_extras(segmenter.needs, prepared, case_id)
     probabilities = predict_volume(
         segmenter, np.array(image), config, variant, device, extras=extras, precision=precision
     )
-    native = to_native(probabilities, case.native_shape, prepared.preprocessing)
-    return np.argmax(native, axis=0).astype(np.uint8)
+    return to_native(probabilities, case.native_shape, prepared.preprocessing)
 
 
 def evaluate_cases(
