@@ -317,6 +317,8 @@ class TrialOutcome(JsonRecord):
 
 # ---------------------------------------------------------------- the ensemble
 
+FusionName = Literal["soft", "majority", "staple"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Member(JsonRecord):
@@ -345,6 +347,7 @@ class Winners(JsonRecord):
     baseline: Member | None = None
     """The plain U-Net of the same search, read beside the ensemble; votes only if it is a member too."""
     folds: tuple[int, ...] = (0,)
+    fusion: FusionName = "soft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +368,8 @@ class Manifest(JsonRecord):
     earlier_packages: tuple[str, ...] = ()
     """Fingerprints of winners that were measured on the same locked split before this package."""
     calibration: dict[str, float] | None = None
+    fusion: FusionName = "soft"
+    """How the members' readings become one mask (`ensemble.fusion`)."""
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
 

@@ -76,6 +76,8 @@ def test_doctor_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
         (["search", "--data", "d", "--out", "o", "--time-budget", "soon"], "must look like 90s"),
         (["evaluate"], "give either --out RUN, or --predictions"),
         (["ensemble", "--out", "o", "--tagged", "--members", "a"], "exclude each other"),
+        (["ensemble", "--out", "o", "--select", "greedy", "--members", "a"], "excludes --tagged and --members"),
+        (["ensemble", "--out", "o", "--budget", "5"], "--budget needs --select greedy"),
         (["winners", "--out", "nowhere"], "must be a run folder with run.json"),
         (["ui", "--out", "nowhere"], "must be a run folder with run.json"),
         (["report", "--out", "nowhere"], "must be a run or prediction folder"),

@@ -68,6 +68,24 @@ def test_weights_of_members_count() -> None:
     assert reading.mask.tolist() == [[1, 0, 0, 2]]
 
 
+def test_the_fusion_of_the_package_makes_the_mask_and_the_soft_vote_ranks() -> None:
+    # second voxel: organ in two of three masks, the background surer in the third: 0.4 + 0.4 + 0.05 against 0.9
+    drawings = [certain(FIRST, 0.4), certain(FIRST, 0.4), certain(SECOND, 0.9)]
+    soft, package = package_of(*drawings), package_of(*drawings)
+    package.manifest = replace(package.manifest, fusion="majority")
+    assert read(soft).mask.tolist() == [[1, 0, 0, 2]]
+    majority = read(package)
+    assert majority.mask.tolist() == [[1, 1, 0, 2]]
+    np.testing.assert_allclose(majority.probabilities[:, 0, 1], [1 / 3, 2 / 3, 0], rtol=1e-6)
+    assert majority.confidence == read(soft).confidence
+    package.manifest = replace(package.manifest, fusion="staple")
+    assert read(package).mask[0, 0] == 1
+    # no mask has it: shares of 0 would rank this case as surely empty
+    doubtful = package_of(*[certain(EMPTY, 0.5)] * 3)
+    doubtful.manifest = replace(doubtful.manifest, fusion="majority")
+    assert read(doubtful).confidence.foreground == pytest.approx(0.5)
+
+
 def test_truth_gives_dice_of_ensemble_members_and_baseline() -> None:
     package = package_of(certain(FIRST), certain(FIRST), certain(SECOND), baseline="m3")
     reading = read(package, truth=np.array([[1, 1, 0, 0]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from overread.confidence.judgement import MEAN, Judgement
 from overread.data.prepare import prepare_dataset, serial_map
-from overread.ensemble.package import load_judgement, load_package
+from overread.ensemble.package import load_judgement, load_package, write_package
 from overread.errors import UserError
 from overread.pipeline.calibrating import calibrate, judgement_lines
 from overread.pipeline.folders import RunFolder, RunRecord
@@ -24,6 +25,8 @@ from overread.pipeline.reading import CaseResult, ReadItem
 from overread.pipeline.stages import Run, assemble, load_results, read_locked
 from overread.pipeline.summary import summarise_run
 from overread.records import CaseConfidence, Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
+from overread.testing.drawn import write_members
+from overread.testing.tiny import tiny_architecture, tiny_config
 from overread.tracking.runs import Tracker
 
 CASES = 80
@@ -137,6 +140,30 @@ def test_locked_cases_get_predicted_dice_and_bounds(run: Run) -> None:
     # one monotone score: the same order, so no difference in any resample
     assert summary.aurc_minus_pairwise["predicted_dice"].difference.high == pytest.approx(0.0)
     assert type(summary).from_json(summary.to_json()) == summary
+
+
+def test_a_real_package_reads_without_writing_masks(run: Run) -> None:
+    """Untrained networks: their readings are poor, and calibrated all the same."""
+    prepared, package = run.prepared, run.folder.ensemble
+    shutil.rmtree(package)
+    with tiny_architecture():
+        configs = {
+            name: (tiny_config(seed=seed, options={"width": 4 + seed}), "main") for seed, name in enumerate("ab")
+        }
+        winners, sources = write_members(run.folder.root / "members", prepared, configs)
+        write_package(package, winners, sources, prepared, name="tiny", versions={})
+        judgement = calibrate(run, serial_map)
+        assert judgement is not None
+        results = load_results(run.folder.calibration / "calibration")
+        assert all(result.dice is not None and result.picture is None for result in results)
+        assert sorted(path.name for path in (run.folder.calibration / "calibration").iterdir()) == [
+            "confidence.csv",
+            "results.json",
+        ]
+        locked = read_locked(run, serial_map)
+    assert len(list((run.folder.predictions / "masks").iterdir())) == len(locked) == 24
+    known = [judgement.judge(result.confidence) == result.confidence for result in locked]
+    assert all(known)
 
 
 def test_a_shift_is_told_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:

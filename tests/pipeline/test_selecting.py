@@ -27,6 +27,7 @@ from overread.testing.tiny import tiny_architecture, tiny_config, tiny_prepared
 from overread.tracking.runs import Tracker
 from overread.training.checkpoint import save_weights
 from overread.training.evaluate import predict_probabilities
+from overread.training.inference import load_segmenter
 
 SEEDS = {"t0": 0, "t1": 1, "t2": 2}
 
@@ -77,9 +78,7 @@ def test_members_are_chosen_by_what_their_networks_read(run: Run, caplog: pytest
     outcomes, alone = read_outcomes(run.folder.search), {}
     for trial in SEEDS:
         outcome, folder = outcomes[trial]
-        segmenter = build_segmenter(outcome.config)
-        torch.manual_seed(outcome.config.seed)
-        segmenter = build_segmenter(outcome.config).eval()
+        segmenter = load_segmenter(outcome.config, folder / "weights.safetensors", "cpu")
         dice = []
         for case in run.prepared.splits.folds[0]:
             found = predict_probabilities(segmenter, run.prepared, case, outcome.config, None, "cpu").astype(np.float16)

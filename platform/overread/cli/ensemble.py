@@ -9,6 +9,7 @@ import click
 from overread.cli import _options
 from overread.cli._session import working
 from overread.errors import UserError
+from overread.records import FusionName
 
 
 @click.command()
@@ -25,6 +26,13 @@ from overread.errors import UserError
 )
 @click.option("--cost", type=click.Choice(["ms", "parameters"]), default="ms", show_default=True, help="Of --budget.")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), help="With greedy: most cost per case.")
+@click.option(
+    "--fusion",
+    type=click.Choice(["soft", "majority", "staple"]),
+    default="soft",
+    show_default=True,
+    help="How the members' readings become one mask: mean probability, majority of the masks, or STAPLE.",
+)
 @click.option("--members", help="Take these: trial or trial:variant, separated by commas.")
 @click.option("--no-calibration", is_flag=True, help="Leave predicted_dice and dice_lower_bound out: reads no case.")
 @_options.cluster
@@ -36,6 +44,7 @@ def ensemble(
     select: str,
     cost: str,
     budget: float | None,
+    fusion: FusionName,
     members: str | None,
     no_calibration: bool,
     address: str | None,
@@ -68,7 +77,7 @@ def ensemble(
             found = selecting.select(run, map_cases, most=top, cost=cost, budget=budget, gpus=gpus)
             votes = selecting.votes_of(found)
             show(selecting.selection_grids(found))
-        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes)
+        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes, fusion=fusion)
         judged = None
         if not no_calibration:
             judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=stages.search_gpus(folder))

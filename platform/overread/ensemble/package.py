@@ -110,6 +110,7 @@ def write_package(
         locked_cases=len(prepared.splits.locked),
         baseline=_packaged(winners.baseline) if winners.baseline else None,
         earlier_packages=earlier_packages,
+        fusion=winners.fusion,
         calibration=dict(calibration) if calibration is not None else None,
         versions=dict(versions),
         seed=seed,

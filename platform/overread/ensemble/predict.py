@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from overread.confidence.relations import Relations
 from overread.confidence.scores import case_confidence
 from overread.data.images import NativeImage, write_float_map, write_mask
-from overread.ensemble.fusion import Probabilities, SoftVote
+from overread.ensemble.fusion import FUSIONS, Probabilities, SoftVote
 from overread.ensemble.package import Package
 from overread.ensemble.reader import Device, Ids, MemberReader, class_ids
 from overread.errors import UserError
@@ -35,9 +35,9 @@ class CaseReading:
 
     case_id: str
     mask: Ids
-    """Class ids of the soft vote."""
+    """Class ids of the fusion."""
     probabilities: Probabilities
-    """(K, *native), mean over the members."""
+    """(K, *native) of the fusion; of the soft vote the mean over the members."""
     relations: Relations
     """One bit-packed reading per member that did not fail, named as the members."""
     confidence: CaseConfidence
@@ -101,6 +101,7 @@ def read_case(
     reader = MemberReader(package, native, device)
     relations = Relations(native.native_shape, len(package.manifest.label_names))
     vote, failed, member_dice = SoftVote(), dict[str, str](), dict[str, CaseDice]()
+    fusion = vote if package.manifest.fusion == "soft" else FUSIONS[package.manifest.fusion]()
     for member in package.manifest.members:
         probabilities = reader.attempt(member, failed)
         if probabilities is None:
@@ -108,13 +109,15 @@ def read_case(
         mask = class_ids(probabilities)
         relations.add(mask, member.name)
         vote.add(probabilities, member.weight)
+        if fusion is not vote:
+            fusion.add(probabilities, member.weight)
         if truth is not None:
             member_dice[member.name] = case_dice(mask, truth, relations.classes)
         del probabilities, mask  # else they live on while the next member reads
     if not relations.n:
         raise UserError(f"case {case_id}: at least one member must read it, but all failed ({_reasons(failed)})")
-    mean = vote.mean()
-    mask = class_ids(mean)
+    mean, fused = vote.mean(), fusion.mean()
+    mask = class_ids(fused)
     if truth is not None and (measured := reader.baseline_dice(truth, set(member_dice) | set(failed))):
         member_dice |= measured
     scores = reader.relation_scores(failed) if relation_scores else {}
@@ -122,7 +125,7 @@ def read_case(
     return CaseReading(
         case_id=case_id,
         mask=mask,
-        probabilities=mean,
+        probabilities=fused,
         relations=relations,
         confidence=case_confidence(case_id, relations, package.manifest.label_names, foreground, failed, scores),
         dice=case_dice(mask, truth, relations.classes) if truth is not None else None,

@@ -22,7 +22,7 @@ from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
 from overread.pipeline.summary import RunSummary, summarise_run, versions
 from overread.pipeline.winners import Outcomes, earlier_uses, freeze_winners, record_locked_use
-from overread.records import Dataset, Manifest, Prepared, PrepareSettings, Winners
+from overread.records import Dataset, FusionName, Manifest, Prepared, PrepareSettings, Winners
 
 if TYPE_CHECKING:
     from overread.search.budget import PlannedFamily
@@ -69,6 +69,7 @@ def assemble(
     top: int,
     chosen: tuple[tuple[str, str], ...] | None = None,
     votes: Mapping[tuple[str, str], float] | None = None,
+    fusion: FusionName = "soft",
 ) -> tuple[Winners, Manifest]:
     """Freeze the winners and write the ensemble package. Reads validation figures only.
 
@@ -80,7 +81,7 @@ def assemble(
     from overread.tracking.winners import tag_members, tag_winners
 
     outcomes = read_outcomes(run.folder.search)
-    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen, votes=votes)
+    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen, votes=votes, fusion=fusion)
     named = [(member.trial_id, member.variant) for member in winners.members]
     with _optional("tagging the members"):
         tag_members(run.tracker, named)

@@ -12,7 +12,7 @@ from overread.ensemble.selection import select_baseline, select_winners, selecti
 from overread.errors import UserError
 from overread.jsonio import read_json, write_json
 from overread.pipeline.folders import RunFolder
-from overread.records import MAIN, Prepared, TrialOutcome, Winners
+from overread.records import MAIN, FusionName, Prepared, TrialOutcome, Winners
 
 Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
 LEDGER = "locked_uses"
@@ -26,6 +26,7 @@ def freeze_winners(
     top: int,
     chosen: tuple[tuple[str, str], ...] | None = None,
     votes: Mapping[tuple[str, str], float] | None = None,
+    fusion: FusionName = "soft",
 ) -> Winners:
     """Select the members by their validation Dice (or take `chosen`, or `votes`) and write `winners.json`.
 
@@ -38,6 +39,7 @@ def freeze_winners(
         members=members,
         prepared=prepared.content,
         baseline=select_baseline(outcomes, root=folder.root),
+        fusion=fusion,
         folds=tuple(sorted({member.config.fold for member in members})),
     )
     if folder.was_read:
