@@ -61,6 +61,15 @@ def test_predicted_dice_and_bound_of_mean_and_every_class() -> None:
     assert measured[MEAN].held == held
 
 
+def test_resplits_of_calibration_and_other_groups() -> None:
+    calibration, others = cases(1, 30, "c"), cases(2, 60, "n")
+    found = FITTED.remeasure(calibration, others)
+    assert list(found) == [MEAN, "class:organ", "class:mean"]
+    # rank 28 of 30 calibration groups: 28 / 31 of the others on average
+    assert all(share == pytest.approx(28 / 31, abs=0.02) for share in found.values())
+    assert FITTED.remeasure(calibration, []) == {}
+
+
 def test_never_safe_cases_have_neither() -> None:
     case = cases(3, 1, "x")[0].row
     for flag in ("all_empty", "member_failed:unet"):

@@ -131,7 +131,11 @@ def test_locked_cases_get_predicted_dice_and_bounds(run: Run) -> None:
             assert abs(float(row["predicted_dice"]) - (result.dice or 0)) < 0.25
     assert load_results(run.folder.predictions) == results
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
-    summary = summarise_run("set", manifest, results, seconds={}, trials={}, judgement=judgement)
+    calibration = load_results(run.folder.calibration / "calibration")
+    summary = summarise_run(
+        "set", manifest, results, seconds={}, trials={}, judgement=judgement, calibration=calibration
+    )
+    assert summary.resplit_bounds[MEAN] == pytest.approx(0.93, abs=0.05)  # rank 15 of 15 or so
     measured = summary.bounds[MEAN]
     assert measured.groups == sum(not row["flag"] for row in rows)
     assert measured.as_expected

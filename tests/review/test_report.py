@@ -193,3 +193,15 @@ def test_flags_in_words(flag: str, words: list[str]) -> None:
 
 def test_the_legend_has_the_colours_of_the_pictures() -> None:
     assert dict(report.role_legend())["Truth"] == "rgb(86, 180, 233)"
+
+
+def test_predicted_dice_and_bound_stand_with_the_case(tmp_path: Path) -> None:
+    def judged(name: str, bound: float | None) -> CaseRow:
+        row = case(name, 0.5)
+        return replace(row, confidence=replace(row.confidence, predicted_dice=0.875, dice_lower_bound=bound))
+
+    page = written(tmp_path, ReportData(title="t", dataset="d", cases=[judged("a", 0.75)]))
+    assert "predicted Dice 0.875, at least 0.750" in page.words
+    page = written(tmp_path, ReportData(title="t", dataset="d", cases=[judged("a", None)]))
+    assert "predicted Dice 0.875" in page.words and "at least" not in page.words
+    assert "predicted Dice" not in written(tmp_path, ReportData(title="t", dataset="d", cases=[case("a", 0.5)])).words

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from overread.confidence.combined import DiceRegressor, Scores, fit_regressor
 from overread.confidence.conformal import (
     COVERAGE,
@@ -21,6 +23,7 @@ from overread.confidence.conformal import (
     fit_lower_bound,
     measured_coverage,
     one_per_group,
+    resplit_coverage,
     score_shift,
 )
 from overread.confidence.scores import SCORES, never_safe
@@ -85,6 +88,19 @@ class Judgement(JsonRecord):
             target: measured_coverage(judge.bound, judged(judge.regressor, cases, target))
             for target, judge in self.targets.items()
         }
+
+    def remeasure(self, calibration: Sequence[Known], others: Sequence[Known], repeats: int = 200) -> dict[str, float]:
+        """Return the mean coverage over random divisions of all groups, as many calibrating as did; by target.
+
+        The regressors stay as they are. Targets without a bound, or without other groups, are left out.
+        """
+        found = {}
+        for target, judge in self.targets.items():
+            cases = judged(judge.regressor, [*calibration, *others], target)
+            groups = len({case.group for case in cases})
+            if judge.bound.quantile is not None and groups > judge.bound.groups:
+                found[target] = float(np.mean(resplit_coverage(cases, judge.bound.groups, self.coverage, repeats)))
+        return found
 
     def shift(self, rows: Sequence[CaseConfidence]) -> Shift | None:
         """Return how far the predicted Dice of new cases are from those of the calibration groups."""

@@ -215,6 +215,7 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
         trials=count_trials(read_outcomes(run.folder.search)),
         difficulty=known_difficulty(Path(run.record.data)),
         judgement=load_judgement(run.folder.ensemble, manifest),
+        calibration=_calibration_results(run.folder),
     )
     summary.save(run.folder.summary)
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary)
@@ -223,6 +224,11 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
     with _optional("writing the ensemble"):
         run.tracker.ensemble_run(manifest, measured, run.folder.ensemble)
     return summary
+
+
+def _calibration_results(folder: RunFolder) -> list[CaseResult]:
+    readings = folder.calibration / "calibration"
+    return load_results(readings) if (readings / "results.json").is_file() else []
 
 
 def _earlier_seconds(run: Run) -> dict[str, float]:

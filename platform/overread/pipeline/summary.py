@@ -78,6 +78,8 @@ class RunSummary(JsonRecord):
     """By score: AURC minus that of pairwise Dice, paired over the locked cases."""
     bounds: dict[str, MeasuredCoverage] = field(default_factory=dict)
     """By target (the class mean, a class): how often the lower bound held on the locked cases."""
+    resplit_bounds: dict[str, float] = field(default_factory=dict)
+    """By target: mean coverage over 200 divisions of calibration and locked groups."""
     trials: dict[str, int] = field(default_factory=dict)
     """Number of trials by architecture and by state."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -100,6 +102,7 @@ def summarise_run(
     trials: Mapping[str, int],
     difficulty: Mapping[str, float] | None = None,
     judgement: Judgement | None = None,
+    calibration: Sequence[CaseResult] = (),
 ) -> RunSummary:
     """Compute the figures of a run from its locked cases; cases without truth are left out."""
     known = [result for result in results if result.dice is not None]
@@ -117,6 +120,7 @@ def summarise_run(
         failure={score: _failure(score, known) for score in scores} if known else {},
         aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
         bounds=judgement.measure(known_cases(known)) if judgement is not None else {},
+        resplit_bounds=judgement.remeasure(known_cases(calibration), known_cases(known)) if judgement else {},
         trials=dict(trials),
         seconds={stage: round(value, 2) for stage, value in seconds.items()},
         versions=versions(),
