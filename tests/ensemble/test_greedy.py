@@ -8,6 +8,7 @@ from overread.ensemble.candidates import StoredPredictions, dice_per_case
 from overread.ensemble.greedy import (
     GreedySettings,
     Selection,
+    _best,
     class_weights,
     select_greedily,
     select_per_class,
@@ -100,6 +101,13 @@ def test_ties_go_to_members_already_in_then_to_the_cheaper(tmp_path: Path) -> No
     # without costs the first named of equals starts, and its copy never joins
     plain = select_greedily(predictions, GreedySettings(noise=0.0, rounds=6))
     assert list(plain.votes) == ["dear", "other"]
+
+
+def test_a_member_already_in_costs_nothing_more() -> None:
+    settings = GreedySettings(cost={"in": 9.0, "new": 1.0, "worse": 0.0})
+    scores = {"new": np.array([0.5, 0.7]), "in": np.array([0.7, 0.5]), "worse": np.array([0.5, 0.6])}
+    assert _best(scores, {"in": 1.0}, settings) == "in"
+    assert _best(scores, {}, settings) == "new"
 
 
 def test_budget(panel: StoredPredictions) -> None:

@@ -22,9 +22,17 @@ from overread.errors import UserError
 from overread.pipeline.calibrating import calibrate, judgement_lines
 from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.reading import CaseResult, ReadItem
-from overread.pipeline.stages import Run, assemble, load_results, read_locked
-from overread.pipeline.summary import summarise_run
-from overread.records import CaseConfidence, Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
+from overread.pipeline.stages import Run, assemble, conclude, load_results, read_locked
+from overread.pipeline.summary import RunSummary, summarise_run
+from overread.records import (
+    CaseConfidence,
+    Manifest,
+    Prepared,
+    PrepareSettings,
+    TrialConfig,
+    TrialOutcome,
+    VariantScore,
+)
 from overread.testing.drawn import write_members
 from overread.testing.tiny import tiny_architecture, tiny_config
 from overread.tracking.runs import Tracker
@@ -77,8 +85,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def prepared(data: Path) -> Prepared:
+    return prepare_dataset(data, SETTINGS, data.parent / "cache", serial_map)
+
+
 @pytest.fixture
-def run(tmp_path: Path, data: Path) -> Run:
+def run(tmp_path: Path, data: Path, prepared: Prepared) -> Run:
     """A run with a package of two members."""
     folder = RunFolder(tmp_path / "run")
     for trial in ("t0", "t1"):
@@ -87,7 +100,6 @@ def run(tmp_path: Path, data: Path) -> Run:
             trial_id=trial, config=CONFIG, state="finished", variants=(score,), weights="weights.safetensors"
         ).save(folder.search / "trials" / trial / "outcome.json")
         (folder.search / "trials" / trial / "weights.safetensors").write_text(trial)
-    prepared = prepare_dataset(data, SETTINGS, tmp_path / "cache", serial_map)
     record = RunRecord(
         data=str(data),
         cache=str(tmp_path / "cache"),
@@ -168,6 +180,20 @@ def test_a_real_package_reads_without_writing_masks(run: Run) -> None:
     assert len(list((run.folder.predictions / "masks").iterdir())) == len(locked) == 24
     known = [judgement.judge(result.confidence) == result.confidence for result in locked]
     assert all(known)
+
+
+def test_summary_and_tables_tell_failure_detection_and_bounds(run: Run) -> None:
+    from overread.cli._tables import summary_grids
+
+    calibrate(run, drawn)
+    summary = conclude(run, read_locked(run, drawn), {})  # MLflow is not there, and that does not matter
+    assert RunSummary.load(run.folder.summary) == summary
+    tables = {grid.title.split(" (")[0]: grid for grid in summary_grids(summary)}
+    failure, bounds = tables["Failure detection"], tables["Lower bound of Dice on the locked split"]
+    assert [row[0] for row in failure.rows] == ["relation confidence", "pairwise dice", "predicted dice"]
+    assert [row[0] for row in bounds.rows] == ["mean", "foreground"]
+    assert bounds.rows[0][2] == f"{summary.bounds[MEAN].share:.3f}"
+    assert "predicted Dice" in run.folder.report.read_text()
 
 
 def test_a_shift_is_told_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
