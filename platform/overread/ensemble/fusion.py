@@ -1,7 +1,8 @@
 """Fusion of the members' probabilities: soft vote, majority and STAPLE, one member added at a time.
 
 Each gives probabilities (K, *S) that sum to 1, whose argmax is the mask (ties go to the lower id). Members are never
-stacked as float maps: a vote keeps one array, STAPLE one bit per voxel, foreground class and member.
+stacked as float maps: a vote keeps one array, STAPLE one bit per voxel, foreground class and member, and one byte per
+voxel and member while it fuses a class.
 """
 
 from __future__ import annotations
