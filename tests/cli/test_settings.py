@@ -38,5 +38,11 @@ def test_workers_must_be_numbers() -> None:
         run_settings(OPTIONS | {"workers_per_trial": "two"})
 
 
+def test_teachers_are_absolute_and_on_a_cluster_must_be_given_so() -> None:
+    with_teachers = OPTIONS | {"teachers": (Path("/dino"), Path("other"))}
+    assert run_settings(with_teachers).search.teachers == ("/dino", str(Path("other").resolve()))
+    assert paths(with_teachers)["teacher"] == Path("other")
+
+
 def test_paths_of_a_command() -> None:
     assert paths(OPTIONS) == {"data": Path("/data"), "out": Path("/out"), "cache": None, "spaces": None}

@@ -13,7 +13,7 @@ from overread.data.store import open_case
 from overread.records import AugmentConfig, Batch, Extra, Needs, Prepared, Readings, Variant
 from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config
 from overread.training.evaluate import predict_case
-from overread.training.extras import ensure_extras, store_extras, stored_extras
+from overread.training.extras import ensure_extras, lacking_extras, store_extras, stored_extras
 from overread.training.inference import predict_volume
 from overread.training.worker import WorkerContext, train_trial
 
@@ -131,6 +131,17 @@ def test_what_is_computed_and_why_is_said_once(prepared: Prepared, caplog: pytes
     assert [record.message for record in caplog.records] == [
         "computing twice of 4 cases of 'tiny': those stored are of other weights, settings or data"
     ]
+
+
+def test_the_driver_knows_what_a_trial_will_compute(prepared: Prepared) -> None:
+    assert lacking_extras(tiny_config(), prepared) == ""
+    assert lacking_extras(CONFIG, prepared) == "computing twice of 10 cases of 'tiny': none are stored yet"
+    open_case(prepared, "case3").write_extra("twice-v0", np.zeros((1, 1, 8, 8)))
+    of_others = "computing twice of 10 cases of 'tiny': those stored are of other weights, settings or data"
+    assert lacking_extras(CONFIG, prepared) == of_others
+    assert CALLS == []  # asking computes nothing
+    store_extras(CONFIG, prepared, [case.id for case in prepared.cases], "cpu")
+    assert lacking_extras(CONFIG, prepared) == ""
 
 
 def test_extras_of_another_shape_than_the_case_are_computed_anew(prepared: Prepared) -> None:

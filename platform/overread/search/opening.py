@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from overread.cluster.job import JOB, TrialJob
 from overread.cluster.session import Resources
 from overread.errors import UserError
-from overread.records import Prepared
+from overread.jsonio import fingerprint
+from overread.records import Prepared, TrialConfig
 from overread.search import budget
 from overread.search.checks import check_points
 from overread.search.clock import SearchClock
@@ -20,12 +22,15 @@ from overread.search.leaderboard import TRIALS
 from overread.search.settings import SearchSettings
 from overread.search.space import SpaceContext, family_of, load_space, make_config, points
 from overread.search.stopping import FairStopping
+from overread.search.teachers import OPTION
+from overread.training.extras import lacking_extras
 
 if TYPE_CHECKING:
     import optuna
 
     from overread.search.searcher import JobSearch
 
+log = logging.getLogger(__name__)
 SETTINGS, PLAN, CLOCK, JOURNAL = "settings.json", "plan.json", "clock.json", "study.journal"
 BASELINE_FAMILY = "unet"
 """The ensemble is compared with the first point of this family."""
@@ -45,6 +50,8 @@ class Search:
     context: SpaceContext
     clock: SearchClock
     policy: FairStopping
+    computed: set[str] = field(default_factory=set)
+    """Sources of extras of which it was said that they are computed."""
 
 
 def open_search(
@@ -179,6 +186,7 @@ def make_job(search: Search, trial: optuna.Trial, workers: int) -> TrialJob:
         seed=derived_seed(settings.seed, trial.number) >> 32,  # 31 bits: every library takes them
         baseline=baseline,
     )
+    _tell_lacking(search, config)
     return TrialJob(
         trial_id=trial_id,
         number=trial.number,
@@ -191,6 +199,14 @@ def make_job(search: Search, trial: optuna.Trial, workers: int) -> TrialJob:
         protected=protected or baseline,
         trainer=settings.trainer,
     )
+
+
+def _tell_lacking(search: Search, config: TrialConfig) -> None:
+    """Say once per source of extras (attention maps) that a trial will have to compute them."""
+    source = fingerprint(config.options.get(OPTION))
+    if source not in search.computed and (line := lacking_extras(config, search.prepared)):
+        search.computed.add(source)
+        log.info("%s", line)
 
 
 def is_baseline(search: Search, values: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from overread.cluster.torch_trainer import release_group
 from overread.cluster.trainable import Worker, default_worker, parse_job, resources, trial_function
 from overread.errors import OverreadError, UserError
 from overread.records import Prepared, TrialConfig, TrialOutcome
+from overread.training.extras import lacking_extras
+
+log = logging.getLogger(__name__)
 
 
 def train_one(
@@ -70,6 +74,9 @@ def train_all(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, wo
     apply_settings()
     from ray import tune
 
+    for line in dict.fromkeys(lacking_extras(job.config, prepared) for job in jobs):
+        if line:
+            log.info("%s", line)
     function = tune.with_parameters(_in_time, prepared=prepared, worker=worker)
     try:
         tune.Tuner(

@@ -50,6 +50,20 @@ def ensure_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[s
     return len(lacking)
 
 
+def lacking_extras(config: TrialConfig, prepared: Prepared) -> str:
+    """Return what a trial will have to compute for its cases, and why, in words; nothing where all is stored.
+
+    The driver says it: a worker's log is not seen there.
+    """
+    with torch.device("meta"):
+        needs = build_segmenter(config).needs
+    if not needs.extras:
+        return ""
+    fold = prepared.splits.fold(config.fold)
+    lacking = [case for case in (*fold.train, *fold.validation) if _missing(needs, open_case(prepared, case))]
+    return _explained(needs, prepared, lacking) if lacking else ""
+
+
 def _explained(needs: Needs, prepared: Prepared, lacking: Sequence[str]) -> str:
     """Return what is computed for the cases that lack something, and whether others or misfits are stored."""
     names = sorted(needs.extras)
