@@ -196,18 +196,25 @@ def differences(findings: Findings, pairs: list[tuple[str, str]]) -> Grid:
     return Grid("Paired differences of IoU, points", ("models", "mean (95 % interval by group)"), tuple(rows))
 
 
+_MEASURED: dict[Path, dict[int, LevelCost]] = {}
+"""Costs of levels by the weights they were measured with, in this process."""
+
+
 def level_costs(findings: Findings) -> dict[int, LevelCost]:
     """Measure what each level of the deeply supervised UNet# costs alone, where that row is trained."""
     from overread.ensemble.pruning import level_cost, levels_of
 
     if not findings.tested(SHARP_DEEP):
         return {}
-    case = _any_case(findings)
-    channels, size = case.config.in_channels, case.config.patch_size
-    return {
-        variant.options["level"]: level_cost(case.segmenter, variant, in_channels=channels, size=size)
-        for variant in levels_of(case.segmenter)
-    }
+    (_, weights), *_ = findings.networks[SHARP_DEEP]
+    if weights not in _MEASURED:  # table and figure show one measurement
+        case = _any_case(findings)
+        channels, size = case.config.in_channels, case.config.patch_size
+        _MEASURED[weights] = {
+            variant.options["level"]: level_cost(case.segmenter, variant, in_channels=channels, size=size)
+            for variant in levels_of(case.segmenter)
+        }
+    return _MEASURED[weights]
 
 
 def table_of_levels(findings: Findings) -> Grid:
