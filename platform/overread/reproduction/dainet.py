@@ -7,7 +7,8 @@ Dice, at 224 pixels; ours trains 300 passes to the end. It starts from DINO's Im
 `small` keeps schedule, losses and augmentation and makes the rest fit two CPU cores: a quarter of the width, 128
 pixels, a fixed number of steps at a higher rate, a ViT of 192 channels and 4 blocks with 3 heads on patches of 8.
 The paper's "U-Net†" is U-Net here. Its comparators have other losses in their own papers; here all have those of the
-protocol. Tables give class-mean Dice of whole cases, and of each structure.
+protocol, but V-Net: it is UNet#'s, on slices here, with sigmoid heads and their focal and Lovász terms beside Dice.
+Tables give class-mean Dice of whole cases, and of each structure.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ DUAL = ("0000", "0001", "0111", "1111")
 """Switches of Table 3, finest first."""
 MAIN_ROW, PLAIN = "DAINet 1111", "U-Net"
 COMPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "V-Net": ("unet_sharp", {"wiring": "plain", "encoder": "v_net"}),
+    "V-Net": ("unet_sharp", {"wiring": "plain", "encoder": "v_net", "width": 16, "projection_factor": 2}),
     "AttnUNet": ("attention_unet", {}),
     "R50 ViT": ("transunet", {"skips": 0}),
     "TransUNet": ("transunet", {}),

@@ -20,7 +20,7 @@ OPTION = "attention"
 def read_teachers(folders: Sequence[str], prepared: Prepared, fold: int) -> tuple[dict[str, Any], ...]:
     """Return the `attention` options by the teachers of pretraining folders, as JSON.
 
-    Raises `UserError` for a folder without a finished pretraining, or a teacher that has seen held-out cases.
+    Raises `UserError` for a folder without a pretraining, or a teacher that has seen held-out cases.
     """
     return tuple(attention_options(Path(folder), prepared, fold).to_json() for folder in folders)
 
