@@ -57,9 +57,18 @@ DUAL = ("0000", "0001", "0111", "1111")
 MAIN_ROW, PLAIN = "DAINet 1111", "U-Net"
 COMPARATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "V-Net": ("unet_sharp", {"wiring": "plain", "encoder": "v_net", "width": 16, "projection_factor": 2}),
+    "DARR": ("darr", {}),
+    "R50 U-Net": ("r50_unet", {}),
+    "R50 AttnUNet": ("r50_unet", {"gates": True}),
     "AttnUNet": ("attention_unet", {}),
+    "ViT": ("transunet", {"encoder": "vit", "upsampler": "bilinear", "skips": 0}),
     "R50 ViT": ("transunet", {"skips": 0}),
+    "ViT-CUP": ("transunet", {"encoder": "vit", "skips": 0}),
     "TransUNet": ("transunet", {}),
+    "TransClaw U-Net": ("transclaw_unet", {}),
+    "MT-UNet": ("mt_unet", {}),
+    "Swin-Unet": ("swin_unet", {}),
+    "TransCASCADE": ("trans_cascade", {}),
 }
 """Models of Tables 1 and 2 by printed name."""
 MAPS = "maps.json"
@@ -101,6 +110,7 @@ PROTOCOLS = {
     "small": Protocol(
         max_side=128,
         width=0.25,
+        options={"window": 4},
         steps=1200,
         batch_size=8,
         optimiser=OptimiserConfig(name="adam", learning_rate=2e-3, weight_decay=1e-4, schedule="poly"),
@@ -212,7 +222,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
     second = [PLAIN, *COMPARATORS, MAIN_ROW]
     third = [PLAIN, "DAINet single", *(f"DAINet {switches}" for switches in DUAL)]
     tables = [
-        _table(findings, "Table 2: other models (V-Net and AttnUNet are of Table 1)", "2", second),
+        _table(findings, "Table 2: other models (V-Net, DARR, AttnUNet, ViT and TransClaw U-Net are of Table 1)", "2", second),
         _table(findings, "Table 3: single and dual encoders by switches", "3", third),
         _differences(findings),
     ]
