@@ -222,7 +222,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
     second = [PLAIN, *COMPARATORS, MAIN_ROW]
     third = [PLAIN, "DAINet single", *(f"DAINet {switches}" for switches in DUAL)]
     tables = [
-        _table(findings, "Table 2: other models (V-Net, DARR, AttnUNet, ViT and TransClaw U-Net are of Table 1)", "2", second),
+        _table(findings, "Table 2: other models, with those of Table 1", "2", second),
         _table(findings, "Table 3: single and dual encoders by switches", "3", third),
         _differences(findings),
     ]
