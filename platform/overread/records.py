@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -497,13 +498,29 @@ class Variant:
     """Forward cost relative to `main`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Readings:
-    """What a Segmenter reads in a batch."""
+    """What a Segmenter reads in a batch.
 
-    probabilities: Tensor
-    """(B, K, *S) with background, sums to 1 over K: members of any kind can be averaged."""
-    alternatives: Callable[[], Iterator[tuple[str, Tensor]]] = lambda: iter(())
-    """Other readings of the same batch, one at a time, as (name, (B, K, *S) probabilities)."""
-    instances: tuple[Any, ...] | None = None
-    """Per sample, for networks that find instances."""
+    Args:
+        probabilities: (B, K, *S) with background, sums to 1 over K: members of any kind can be averaged. Or a function
+            that computes them when they are first asked for: not for nothing where only the alternatives are wanted.
+        alternatives: Gives other readings of the same batch, one at a time, as (name, (B, K, *S) probabilities).
+        instances: Per sample, for networks that find instances.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        probabilities: Tensor | Callable[[], Tensor],
+        alternatives: Callable[[], Iterator[tuple[str, Tensor]]] = lambda: iter(()),
+        instances: tuple[Any, ...] | None = None,
+    ) -> None:
+        self._probabilities = probabilities
+        self.alternatives = alternatives
+        self.instances = instances
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(B, K, *S) with background, sums to 1 over K."""
+        return self._probabilities() if callable(self._probabilities) else self._probabilities

@@ -91,6 +91,8 @@ def test_the_backbone_runs_once():
     segmenter.network.encoder[0].register_forward_hook(lambda *_: runs.append("backbone"))
     segmenter.head.register_forward_hook(lambda *_: runs.append("head"))
     readings = segmenter.read(batch)
+    assert runs == ["backbone"]  # the passes are computed when they are asked for
+    assert torch.equal(readings.probabilities, readings.probabilities)
     assert runs == ["backbone", *["head"] * 5]
     list(islice(readings.alternatives(), 2))  # one at a time, when asked for
     assert runs == ["backbone", *["head"] * 7]

@@ -14,6 +14,7 @@ from overread.confidence.failure_detection import (
     FailureDetection,
     aurc_difference,
     failure_detection,
+    pearson_difference,
 )
 
 CONFIDENCE = [0.9, 0.8, 0.6, 0.3]
@@ -171,3 +172,14 @@ def test_paired_difference() -> None:
 def test_records_survive_json() -> None:
     found = figures(CONFIDENCE, DICE)
     assert FailureDetection.from_json(found.to_json()) == found
+
+
+def test_a_difference_of_correlations_is_paired() -> None:
+    rising = [(0.1, 0.1), (0.2, 0.3), (0.3, 0.2), (0.4, 0.4)]
+    falling = [(-score, dice) for score, dice in rising]
+    found = pearson_difference(rising, falling)
+    assert found.value == pytest.approx(1.6)  # r = 0.04 / 0.05 and -0.8
+    assert pearson_difference(rising, rising) == Estimate(value=0.0, low=0.0, high=0.0)
+    assert pearson_difference(rising[:2], rising[:2]).value is None
+    with pytest.raises(ValueError, match="two pairs"):
+        pearson_difference(rising, rising[:2])

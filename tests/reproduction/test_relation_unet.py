@@ -4,14 +4,18 @@ import csv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.data.phantom import PhantomSettings, write_phantom
+from overread.data.store import open_case
+from overread.errors import UserError
 from overread.reproduction import PAPERS, relation_unet
-from overread.reproduction.program import ReproductionSettings, reproduce
+from overread.reproduction.program import ReproductionSettings, _imported, reproduce
 from overread.reproduction.results import CaseMeasures, RowResult
 
 CORE = (relation_unet.PLAIN, relation_unet.DROPOUT, relation_unet.RELATION)
@@ -31,6 +35,18 @@ def test_correlations_are_computed_in_each_fold() -> None:
     found = relation_unet.fold_correlations(result(*falling, *rising), "c")
     assert found == pytest.approx([1.0, -1.0])  # in the order of the folds
     assert relation_unet.fold_correlations(result(*rising[:2]), "c") == []  # two points always lie on a line
+
+
+def test_scores_are_compared_on_cases_that_have_all_of_them() -> None:
+    values = {score.measure: 0.5 for score in relation_unet.FIGURE}
+    whole = result((0, 0.9, 0.0), (0, 0.8, 0.0))
+    whole = replace(whole, cases=tuple(replace(case, values=case.values | values) for case in whole.cases))
+    first, second = whole.cases
+    unsure = replace(whole, cases=(first, replace(second, values=second.values | {"entropy": None})))
+    results = {score.row: unsure if score.row == relation_unet.PLAIN else whole for score in relation_unet.FIGURE}
+    (only,) = relation_unet.shared_cases(SimpleNamespace(results=results))
+    assert set(only) == {score.title for score in relation_unet.FIGURE}
+    assert only[relation_unet.FIGURE[0].title] == (0.5, 0.9, 0, "p0")
 
 
 @pytest.fixture
@@ -75,6 +91,15 @@ def test_every_case_is_read_by_the_network_that_did_not_see_it(tmp_path: Path, t
     assert readings | {"single_dice_train", "relation_unet_c", "entropy", "sa_mean"} <= set(own)
     assert "mc_dropout_c" in found.results[relation_unet.DROPOUT].cases[0].values
     dropout = found.opened(relation_unet.DROPOUT, splits.folds[1][0])
+    others = found.opened(relation_unet.RELATION, splits.folds[0][0])
+    anchors = others.anchors(splits.folds[0]).images
+    assert anchors.shape == (3, 1, 32, 32)  # as many as the protocol says
+    slices = {s.tobytes() for case in splits.folds[0][1:] for s in np.array(open_case(found.prepared, case).image)[0]}
+    assert all(image.numpy().tobytes() in slices for image in anchors)  # of other cases
+    with pytest.raises(UserError, match="anchors must be of other cases"):
+        others.anchors(splits.folds[0][:1])
+    imported = _imported("truth", data / "masks", found.prepared, found.protocol)
+    assert imported.fold_means("dice") == [1.0, 1.0] and len(imported.cases) == 8
     assert dropout.config.fold == 1 and dropout.config.options["passes"] == 4  # read with others than trained
     tables = sorted((tmp_path / "out" / "tables").glob("*.csv"))
     rows = {row[0]: row for row in csv.reader(tables[0].open())}

@@ -115,10 +115,13 @@ class MCDropoutSegmenter(SoftmaxSegmenter):
                 kept = torch.stack([draw_kept(tuple(last.shape[1:]), self.rate, own) for own in generators])
                 yield name, self.activate(self.head(last * kept / (1 - self.rate)).float())
 
-        total = torch.zeros((), device=last.device)
-        for _, read in passes():
-            total = total + read
-        return Readings(probabilities=total / self.passes, alternatives=passes)
+        def mean() -> Tensor:
+            total = torch.zeros((), device=last.device)
+            for _, read in passes():
+                total = total + read
+            return total / self.passes
+
+        return Readings(probabilities=mean, alternatives=passes)
 
     def _names(self) -> Iterator[str]:
         return (f"pass_{index + 1}" for index in range(self.passes))

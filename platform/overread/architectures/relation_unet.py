@@ -164,7 +164,10 @@ class RelationUNetSegmenter(Segmenter):
                     index += 1
                     yield f"anchor_{index}", read
 
-        total = torch.zeros((), device=images.device)
-        for _, read in given():
-            total = total + read
-        return Readings(probabilities=total / len(anchors), alternatives=given)
+        def mean() -> Tensor:
+            total = torch.zeros((), device=images.device)
+            for _, read in given():
+                total = total + read
+            return total / len(anchors)
+
+        return Readings(probabilities=mean, alternatives=given)

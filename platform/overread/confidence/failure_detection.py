@@ -215,6 +215,25 @@ def aurc_difference(
     )
 
 
+def pearson_difference(
+    first: Sequence[tuple[float, float]],
+    second: Sequence[tuple[float, float]],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Return r(first) - r(second), Pearson's, of (confidence, Dice) pairs of the same cases, with its paired interval.
+
+    The two may be of different networks, each with its own Dice.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(f"each case must have two pairs, but there are {len(first)} and {len(second)}")
+    one, other = (np.array(pairs, dtype=np.float64).T for pairs in (first, second))
+    statistics: dict[str, Statistic] = {"difference": lambda w: _pearson(w, *one) - _pearson(w, *other)}
+    return _estimates(statistics, _places(len(first), groups), seed, resamples)["difference"]
+
+
 def _places(n: int, groups: Sequence[Hashable] | None) -> NDArray[np.intp]:
     if groups is not None and len(groups) != n:
         raise ValueError(f"each case must have a group, but there are {n} cases and {len(groups)} groups")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from overread.confidence.scores import relation_scores
-from overread.data.batches import BatchSource
+from overread.data.batches import crop_or_pad
 from overread.data.images import read_label, stem
 from overread.data.preprocess import to_class_ids, to_native, to_native_ids
 from overread.data.store import load_prepared, open_case
@@ -82,8 +83,16 @@ class TestCase:
         """Class ids in the native grid."""
         return np.asarray(open_case(self.prepared, self.case_id).truth)
 
+    @cached_property
+    def main(self) -> NDArray[np.float32]:
+        """(K, *native) probabilities of `main`; read once."""
+        return self._read(self.segmenter.variant(MAIN))
+
     def probabilities(self, variant: Variant | None = None) -> NDArray[np.float32]:
         """Return (K, *native) probabilities of a variant, `main` by default."""
+        return self.main if variant is None or variant.name == MAIN else self._read(variant)
+
+    def _read(self, variant: Variant) -> NDArray[np.float32]:
         extras = stored_extras(self.segmenter.needs, self.prepared, self.case_id)
         read = predict_volume(self.segmenter, self.image, self.config, variant, self.device, extras=extras)
         return self.native(read)
@@ -96,10 +105,25 @@ class TestCase:
             yield name, self.native(read)
 
     def anchors(self, case_ids: Sequence[str]) -> Batch:
-        """Draw `protocol.anchors` patches of other cases, half of them with foreground, as a training draws its own."""
-        config = replace(self.config, batch_size=self.protocol.anchors)
-        others = [case_id for case_id in case_ids if case_id != self.case_id]
-        return BatchSource(self.prepared, others, config, replace(self.segmenter.needs, pairs=False)).batch(0)
+        """Draw `protocol.anchors` images of other cases, slices for 2-D networks, without a look at any label.
+
+        They are cut or padded to the middle of the patch.
+        """
+        others = [open_case(self.prepared, other).image for other in case_ids if other != self.case_id]
+        size = (1,) * (3 - len(self.config.patch_size)) + tuple(self.config.patch_size)
+        flat = self.config.spatial_dims == 2
+        places = [(i, z) for i, image in enumerate(others) for z in range(image.shape[1] if flat else 1)]
+        if not places:
+            raise UserError(f"anchors must be of other cases than {self.case_id}, but there are none: add cases")
+        order = np.random.default_rng(self.config.seed).permutation(len(places))[: self.protocol.anchors]
+        cuts = []
+        for i, z in (places[place] for place in order):
+            middle = [(have - want) // 2 for have, want in zip(others[i].shape[1:], size, strict=True)]
+            cuts.append(crop_or_pad(others[i], [z, *middle[1:]] if flat else middle, size))
+        images = torch.from_numpy(np.stack(cuts))
+        images = images[:, :, 0] if flat else images
+        labels = torch.zeros(len(images), 1, *images.shape[2:], dtype=torch.uint8)
+        return Batch(images=images, labels=labels, valid=torch.ones(len(images), 1, dtype=torch.bool))
 
     def native(self, read: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return prepared maps (K, D, H, W) in the native grid."""
@@ -195,7 +219,7 @@ def measure_item(item: MeasureItem) -> CaseMeasures:
     )
 
 
-def measure_mask(folder: Path, prepared: Prepared, case_id: str) -> CaseMeasures:
+def measure_mask(folder: Path, prepared: Prepared, case_id: str, fold: int = 0) -> CaseMeasures:
     """Return the figures of a mask that another tool wrote to `folder`, named as the case, in its native grid."""
     found = [path for path in sorted(folder.glob(f"{glob.escape(case_id)}.*")) if stem(path) == case_id]
     if not found:
@@ -210,4 +234,4 @@ def measure_mask(folder: Path, prepared: Prepared, case_id: str) -> CaseMeasures
     counts = count_case(case_id, mask, truth, prepared.label_names).foreground
     has_foreground = bool((truth > 0).any())
     found_rates = rates(counts) | pooled_counts(counts)
-    return CaseMeasures(case=case_id, group=case.group, has_foreground=has_foreground, values=found_rates)
+    return CaseMeasures(case=case_id, group=case.group, has_foreground=has_foreground, values=found_rates, fold=fold)

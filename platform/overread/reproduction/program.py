@@ -30,7 +30,7 @@ from overread.records import Prepared, TrialConfig, TrialOutcome
 from overread.reproduction.configs import architecture_of, prepare_settings, read_config, row_config
 from overread.reproduction.cost import CostItem, measure_cost, published_parameters
 from overread.reproduction.measuring import MeasureItem, measure_item, measure_mask
-from overread.reproduction.paper import PAPERS, Made, Paper, Row, Setting, Size
+from overread.reproduction.paper import PAPERS, Made, Paper, Protocol, Row, Setting, Size
 from overread.reproduction.results import Cost, Findings, RowResult
 from overread.reproduction.writing import write_findings
 from overread.search.single import train_all
@@ -123,10 +123,10 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         protocol=protocol,
         prepared=prepared,
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
-        | {name: _imported(name, folder, prepared) for name, folder in settings.imported.items()},
+        | {name: _imported(name, folder, prepared, protocol) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
         made=made,
-        costs={n: cost for n, (first, *_) in by_row.items() if (cost := _cost(settings, first, map_cases)) is not None},
+        costs={name: _cost(settings, first, map_cases) for name, (first, *_) in by_row.items()},
     )
     write_findings(findings, settings.out)
     tracker.end_search()
@@ -217,7 +217,7 @@ def row_key(config: TrialConfig, content: str, out: Path) -> str:
 
     Files that were made in it, such as a teacher, are named from there.
     """
-    told = json.loads(json.dumps(config.to_json()).replace(f'"{out}/', '"'))
+    told = json.loads(json.dumps(config.to_json(), ensure_ascii=False).replace(f'"{out}/', '"'))
     return fingerprint({"config": told, "data": content})[:12]
 
 
@@ -288,14 +288,16 @@ def _networks(folds: Sequence[RowTraining]) -> tuple[tuple[TrialConfig, Path], .
     )
 
 
-def _imported(name: str, folder: Path, prepared: Prepared) -> RowResult:
-    """Return the test of masks that another tool made."""
-    cases = tuple(measure_mask(folder, prepared, case) for case in prepared.splits.locked)
-    return RowResult(row=name, parameters=0, steps=0, seconds=0.0, epochs=(), cases=cases)
+def _imported(name: str, folder: Path, prepared: Prepared, protocol: Protocol) -> RowResult:
+    """Return the test of masks that another tool made, of every tested case."""
+    splits = prepared.splits
+    tested = splits.folds if protocol.cross_validated else (splits.locked,)
+    cases = [measure_mask(folder, prepared, case, fold) for fold, cases in enumerate(tested) for case in cases]
+    return RowResult(row=name, parameters=0, steps=0, seconds=0.0, epochs=(), cases=tuple(cases))
 
 
-def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapCases) -> Cost | None:
-    """Return what a model's steps take, measured once; None where they fail, with the reason in the log."""
+def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapCases) -> Cost:
+    """Return what a model's steps take, measured once; where they fail, why, to be tried again in the next call."""
     path = settings.out / "costs" / f"{training.folder.name}.json"
     if path.is_file():
         return Cost.load(path)
@@ -308,7 +310,16 @@ def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapC
         raise
     except Exception as error:  # a model that does not fit the machine must not take the tables of the others
         log.warning("cost of %s: %s: %s", training.row.name, type(error).__name__, error)
-        return None
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return Cost(
+            row=training.row.name,
+            parameters=0,
+            published=published,
+            seconds_per_step=0.0,
+            peak_bytes=0,
+            device=device,
+            failure=reason,
+        )
     cost.save(path)
     return cost
 

@@ -11,7 +11,7 @@ group) and the predictive entropy. Each confidence is correlated with the Dice o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,8 +30,6 @@ DATASETS = {"lits": "LiTS", "hippocampus": "Hippocampus", "brats": "BraTS", "isi
 """Part of a data set's name (in lower case) to the paper's name of it."""
 PASSES = 20
 """Dropout passes of a validation."""
-DEFINED = 3
-"""Fewest cases of a fold that a correlation is computed of."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +39,23 @@ class Reading:
     title: str
     row: str
     measure: str
-    printed: str
+    printed: Mapping[str, str | None]
+    """Table -> the paper's name in it; None: it stands there, but is not printed."""
 
 
-OWN = {
-    "U-Net": Reading("U-Net", PLAIN, "dice", "U-Net"),
-    "s1": Reading("s1, x1 = x2", RELATION, "dice_s1", "s1"),
-    "s2": Reading("s2, x1 = x2", RELATION, "dice_s2", "s2"),
-    "mean": Reading("(s1 + s2) / 2, x1 = x2", RELATION, "dice", "mean"),
-    "possible": Reading("r^p, x1 = x2", RELATION, "dice_possible", "possible"),
-    "consensus": Reading("r^c, x1 = x2", RELATION, "dice_consensus", "consensus"),
-}
-OTHERS = {
-    "U-Net": OWN["U-Net"],
-    "Dropout": Reading("U-Net with dropout, mean of 200 passes", DROPOUT, "dice", "Dropout"),
-    "mean": OWN["mean"],
-    "train": Reading("s1, x2 in Train", RELATION, "dice_train", "train"),
-    "test": Reading("s1, x2 in Test", RELATION, "dice_test", "test"),
-    "train, one by one": Reading("s1, x2 in Train, mean of single Dice", RELATION, "single_dice_train", "none"),
-    "test, one by one": Reading("s1, x2 in Test, mean of single Dice", RELATION, "single_dice_test", "none"),
-}
+READINGS = (
+    Reading("U-Net", PLAIN, "dice", {"1": "U-Net", "2": "U-Net"}),
+    Reading("s1, x1 = x2", RELATION, "dice_s1", {"1": "s1"}),
+    Reading("s2, x1 = x2", RELATION, "dice_s2", {"1": "s2"}),
+    Reading("U-Net with dropout, mean of 200 passes", DROPOUT, "dice", {"2": "Dropout"}),
+    Reading("(s1 + s2) / 2, x1 = x2", RELATION, "dice", {"1": "mean", "2": "mean"}),
+    Reading("r^p, x1 = x2", RELATION, "dice_possible", {"1": "possible"}),
+    Reading("r^c, x1 = x2", RELATION, "dice_consensus", {"1": "consensus"}),
+    Reading("s1, x2 in Train", RELATION, "dice_train", {"2": "train"}),
+    Reading("s1, x2 in Test", RELATION, "dice_test", {"2": "test"}),
+    Reading("s1, x2 in Train, mean of single Dice", RELATION, "single_dice_train", {"2": None}),
+    Reading("s1, x2 in Test, mean of single Dice", RELATION, "single_dice_test", {"2": None}),
+)
 
 
 @dataclass(frozen=True)
@@ -173,22 +168,24 @@ def read_with_anchors(case: TestCase, name: str, others: Sequence[str]) -> dict[
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
     """Return Tables 1 and 2, paired differences by volume, and how each confidence follows the Dice."""
     return (
-        _table(findings, "Table 1: Dice of the readings of (x, x)", "1", list(OWN.values())),
-        _table(findings, "Table 2: Dice with other second images", "2", list(OTHERS.values())),
+        _table(findings, "Table 1: Dice of the readings of (x, x)", "1"),
+        _table(findings, "Table 2: Dice with other second images", "2"),
         _differences(findings),
         _table_of_confidences(findings),
+        _table_of_pearson_differences(findings),
     )
 
 
-def _table(findings: Findings, title: str, table: str, readings: list[Reading]) -> Grid:
+def _table(findings: Findings, title: str, table: str) -> Grid:
     dataset = paper_dataset(DATASETS, findings.dataset)
     rows = []
-    for reading in readings:
+    for reading in (reading for reading in READINGS if table in reading.printed):
         result = findings.results.get(reading.row)
         ours = (NOT_TRAINED, NOT_TRAINED)
         if result is not None:
             ours = (over_folds(result.fold_means(reading.measure)), percent(result.summary(reading.measure)))
-        rows.append((reading.title, *ours, printed_text(NAME, table, reading.printed, dataset, "dice")))
+        theirs = reading.printed[table]
+        rows.append((reading.title, *ours, printed_text(NAME, table, theirs, dataset, "dice") if theirs else "–"))  # noqa: RUF001
     for row in findings.rows():
         if table == "1" and row.name not in (PLAIN, DROPOUT, RELATION):
             result = findings.results.get(row.name)
@@ -202,13 +199,13 @@ def _table(findings: Findings, title: str, table: str, readings: list[Reading]) 
 def _differences(findings: Findings) -> Grid:
     rows = []
     plain = findings.results.get(PLAIN)
-    for reading in [*OWN.values(), *OTHERS.values()][1:]:
+    for reading in READINGS[1:]:
         result = findings.results.get(reading.row)
-        if plain is not None and result is not None and reading is not OTHERS["U-Net"]:
+        if plain is not None and result is not None:
             found = result.with_dice(reading.measure).compared(plain)
             rows.append((f"{reading.title} minus U-Net", difference(found)))
-    unique = tuple(dict.fromkeys(rows))
-    return Grid("Paired differences of Dice by volume, points", ("readings", "mean (95 % interval by group)"), unique)
+    title = "Paired differences of Dice by volume, points"
+    return Grid(title, ("readings", "mean (95 % interval by group)"), tuple(rows))
 
 
 def by_fold(result: RowResult) -> list[list[CaseMeasures]]:
@@ -226,9 +223,25 @@ def fold_correlations(result: RowResult, measure: str) -> list[float]:
     found = []
     for cases in by_fold(result):
         r = correlation([c.values.get(measure) for c in cases], [c.values["dice"] or 0.0 for c in cases]).pearson
-        if r is not None and len(cases) >= DEFINED:
+        if r is not None:
             found.append(r)
     return found
+
+
+def shared_cases(findings: Findings) -> list[dict[str, tuple[float, float, int, str]]]:
+    """Return, for each case that has all of the shown scores, by title (score, Dice, fold, group).
+
+    Correlations are compared on the same cases: a score that passes over hard ones would look better.
+    """
+    shown = _shown(findings)
+    by_case: dict[str, dict[str, tuple[float, float, int, str]]] = {}
+    for score, result in shown:
+        for case in result.cases:
+            value = case.values.get(score.measure)
+            if value is not None:
+                own = (value, case.values["dice"] or 0.0, case.fold, case.group)
+                by_case.setdefault(case.case, {})[score.title] = own
+    return [found for found in by_case.values() if len(found) == len(shown)]
 
 
 def _table_of_confidences(findings: Findings) -> Grid:
@@ -247,6 +260,26 @@ def _table_of_confidences(findings: Findings) -> Grid:
         rows.append((confidence.title, _mean_sd(folds), *texts, str(pooled.n)))
     columns = ("confidence", "Pearson r, mean ± sd over folds", "Pearson r, all cases", "Spearman, all cases", "n")
     return Grid("Figure 4 in figures: correlation of confidence and Dice", columns, tuple(rows))
+
+
+def _table_of_pearson_differences(findings: Findings) -> Grid:
+    """Return how much better C follows the Dice than each other score, on the cases that have all of them."""
+    from overread.confidence.failure_detection import pearson_difference
+
+    cases, (first, *others) = shared_cases(findings), FIGURE
+    rows = []
+    if cases and first.title in cases[0]:
+        mine = [(case[first.title][0], case[first.title][1]) for case in cases]
+        groups = [case[first.title][3] for case in cases]
+        for other in others:
+            if other.title in cases[0]:
+                theirs = [(case[other.title][0], case[other.title][1]) for case in cases]
+                found = pearson_difference(mine, theirs, groups=groups)
+                figures_of = [v for v in (found.value, found.low, found.high) if v is not None]
+                text = "{:+.3f} ({:+.3f} to {:+.3f}, n={})" if len(figures_of) == 3 else "–"  # noqa: RUF001
+                rows.append((f"{first.title} minus {other.title}", text.format(*figures_of, len(cases))))
+    columns = ("difference of Pearson r", "all folds (95 % interval by group)")
+    return Grid("Is C the better confidence? Cases that have all scores", columns, tuple(rows))
 
 
 def _mean_sd(values: Sequence[float]) -> str:

@@ -123,6 +123,8 @@ class Cost(JsonRecord):
     peak_bytes: int
     """Most memory that the steps needed beyond the idle process (CPU) or that was allocated (CUDA)."""
     device: str
+    failure: str = ""
+    """Why the model could not take two steps here; the figures above are then 0."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def protocol_text(findings: Findings) -> str:
     if protocol.cross_validated:
         split = (
             f"{protocol.folds} folds of groups (patients): each tests, and draws the curve of, the training on the "
-            "others, and chooses nothing. "
+            "others, and chooses nothing. Intervals resample the cases of all folds; that another training of the same "
+            "network reads otherwise is not in them. "
         )
     return (
         f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
@@ -85,8 +86,9 @@ def cost_table(findings: Findings) -> Grid:
     for row in findings.rows():
         cost, result = findings.costs.get(row.name), findings.results.get(row.name)
         trained = NOT_TRAINED if result is None else "masks imported" if not result.epochs else length_text(result)
-        if cost is None:
-            rows.append((row.name, "–", "–", "–", "–", trained))  # noqa: RUF001
+        if cost is None or cost.failure:
+            state = trained if cost is None else f"{trained}; two steps fail: {cost.failure}"
+            rows.append((row.name, "–", "–", "–", "–", state))  # noqa: RUF001
             continue
         rows.append(
             (

@@ -58,7 +58,8 @@ def predict_volume(
     with torch.inference_mode():
         for windows in case.batches():
             readings = _read(segmenter, case, windows, variant, precision, anchors)
-            stitch.add(windows, readings.probabilities)
+            with precision.autocast(case.device):
+                stitch.add(windows, readings.probabilities)
         return stitch.result()
 
 
