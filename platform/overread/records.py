@@ -245,6 +245,9 @@ class TrialConfig(JsonRecord):
     """bf16 autocast, where the timed step shows that it helps (always on CUDA)."""
     fold: int = 0
     seed: int = 0
+    annotations: Literal["all", "first"] = "all"
+    """Whose labels train where a case has several: all annotators', or only those of the first who marked anything in
+    the sample. Validation does not depend on it."""
     baseline: bool = False
     """The plain U-Net that the ensemble is compared with: always trained to the end."""
 

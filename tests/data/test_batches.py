@@ -159,6 +159,27 @@ def test_annotators_keep_their_place_and_absent_ones_are_masked(tmp_path: Path) 
     assert torch.equal(soft.sum(1), torch.ones(2, 4, 4)) and torch.equal(soft[:, 1, 2, 3], torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("drew", "first"),
+    [((True, True), 1), ((False, True), 2), ((False, False), 1)],  # of bob and cleo; ann did not annotate
+)
+def test_the_first_annotator_who_drew_something_can_be_the_only_one(
+    tmp_path: Path, drew: tuple[bool, bool], first: int
+) -> None:
+    prepared = _prepared(tmp_path, [(1, 4, 4)] * 2, [("ann",), ("bob", "cleo")])
+    marked = open_case(prepared, "c1").folder / "labels.npy"
+    labels = np.load(marked)
+    labels[1] *= 2  # cleo says another class
+    np.save(marked, labels * np.array(drew, np.uint8)[:, None, None, None])
+    config = replace(_config((4, 4), batch=1), classes=3)
+    batch = BatchSource(prepared, ["c1"], replace(config, annotations="first"), Needs()).batch(0)
+    assert batch.valid.tolist() == [[place == first for place in range(3)]]
+    soft, marks = batch.soft_targets(3)[0], drew[first - 1]
+    assert soft[:, 2, 3].tolist() == [not marks, marks and first == 1, marks and first == 2]
+    whole = BatchSource(prepared, ["c1"], config, Needs()).batch(0)
+    assert whole.valid.tolist() == [[False, True, True]] and torch.equal(whole.labels, batch.labels)
+
+
 def test_annotators_who_are_alone_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     batches._tell_alone.cache_clear()
     prepared = _prepared(tmp_path, [(1, 4, 4)] * 3, [("ann", "cleo"), ("ben",), ("ann", "ben")])

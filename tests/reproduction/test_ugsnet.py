@@ -50,6 +50,15 @@ def test_rows_differ_in_their_ablation_alone() -> None:
     assert published_parameters(PAPER.row("UGS-Net")) == 35_141_355  # of three windows
 
 
+def test_comparators_learn_from_the_first_annotation_and_ours_from_all(findings: Findings) -> None:
+    configs = {name: networks[0][0] for name, networks in findings.networks.items()}
+    assert {name: config.annotations for name, config in configs.items()} == dict.fromkeys(CORE, "all") | {
+        "Attention U-Net": "first"
+    }
+    comparators = [row for row in PAPER.rows if row.architecture != "ugs_net"]
+    assert len(comparators) == 7 and {row.annotations for row in comparators} == {"first"}
+
+
 def test_printed_figures_are_means_of_their_folds_with_the_population_deviation() -> None:
     found = printed("ugsnet")
     for metric, mean, deviation in (("dice", 87.65, 0.57), ("jaccard", 78.78, 0.83), ("nsd", 95.62, 0.59)):

@@ -188,6 +188,8 @@ class BatchSource:
             result = {name: array[:, 0] for name, array in result.items()}
         valid = np.zeros(len(self._annotators), bool)
         valid[slots] = True
+        if self._config.annotations == "first":
+            valid = first_who_drew(result["labels"], valid)
         return result | {"valid": valid}
 
     def _corner(self, rng: np.random.Generator, sample: _Sample) -> tuple[int, ...]:
@@ -213,6 +215,17 @@ class BatchSource:
             rng = np.random.default_rng((self._config.seed, 4, case))
             self._points[case] = rng.permutation(marked)[:FOREGROUND_POINTS].astype(np.int32)
         return self._points[case]
+
+
+def first_who_drew(labels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask (A,) of one annotator: of the valid ones the first who marked anything in labels (A, *S).
+
+    Where none did, the first valid one: nothing is what all of them say.
+    """
+    drawn = valid & labels.reshape(len(labels), -1).any(1)
+    only = np.zeros_like(valid)
+    only[(drawn if drawn.any() else valid).argmax()] = True
+    return only
 
 
 def crop_or_pad(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:

@@ -47,6 +47,7 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int, fold
         keep="last",
         optimiser=protocol.optimiser,
         augment=protocol.augment,
+        annotations=row.annotations,
         fold=fold,
         seed=seed,
     )

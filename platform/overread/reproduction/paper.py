@@ -40,6 +40,8 @@ class Row:
     """Trained unless `--rows` says otherwise."""
     read_options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the test alone: what no weight depends on, such as more passes than the validations need."""
+    annotations: Literal["all", "first"] = "all"
+    """Whose labels it learns from where a case has several (`TrialConfig.annotations`)."""
     least_width: int = 1
     """Narrowest the network can be, whatever share of its published width a protocol asks for."""
 

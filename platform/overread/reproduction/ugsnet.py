@@ -5,12 +5,14 @@ annotator who drew something, and the mean and population deviation are over the
 two drawn annotations count; others are read, but have none of these figures. Beyond the paper stand the Dice with every
 annotator, with their STAPLE consensus and with the majority, the energy distance, and whether the confidence is right.
 
-Differs from the paper: plain networks learn from the mean of all annotations, where the paper has Label_1 for them; so
-the rows that take Label_1 alone (V1, IUCM) know less than the comparators here. All UGS rows have the same filters
-(3 x 3 Gabor, true Otsu), so that ablations differ in what they are named for; V1's own are the option `v1_compat`. The
-paper's text has SGD at 1e-5, which hardly trains: Adam at 1e-4 as in the code of V1, with one cosine in place of its
-restarts. `small` is what two CPU cores do in about an hour: a quarter of the width, 64 pixels, 1,200 steps of batch 4
-at a higher rate, attention to maps pooled by 2, and augmentation, which 26 images need and the paper does not name.
+What the rows learn from is the paper's: comparators Label_1 alone, V1 and IUCM Label_1 with the union and intersection
+of all drawn annotations, the others these annotations too. Validation curves are against the majority, for all rows.
+
+Differs from the paper: all UGS rows have the same filters (3 x 3 Gabor, true Otsu), so that ablations differ in what
+they are named for; V1's own are the option `v1_compat`. The paper's text has SGD at 1e-5, which hardly trains: Adam at
+1e-4 as in the code of V1, with one cosine in place of its restarts. `small` is what two CPU cores do in about an hour:
+a quarter of the width, 64 pixels, 1,200 steps of batch 4 at a higher rate, attention to maps pooled by 2, and
+augmentation, which 26 images need and the paper does not name.
 """
 
 from __future__ import annotations
@@ -76,7 +78,14 @@ PROTOCOLS = {
 
 def _rows() -> tuple[Row, ...]:
     plain = (
-        Row(name=name, architecture=architecture, options=options, core=name in CORE, least_width=2)
+        Row(
+            name=name,
+            architecture=architecture,
+            options=options,
+            core=name in CORE,
+            annotations="first",
+            least_width=2,
+        )
         for name, (architecture, options) in COMPARATORS.items()
     )
     ours = (
