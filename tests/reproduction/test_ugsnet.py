@@ -294,6 +294,13 @@ def test_fold_means_and_complex_groups_by_hand() -> None:
     )
     assert rows["<= 0.6", "UGS-Net"][4:] == ("59.55", "44.44")
     assert rows["<= 0.7", "U-Net"][0] == "3" and rows["<= 0.8", "U-Net"][3] == "–"  # noqa: RUF001
+    assert rows["<= 0.6", "U-Net"][4:] == ("48.53", "32.36")
+    # another baseline has none of the printed figures: they are U-Net's
+    results = {"Attention U-Net": replace(baseline, row="Attention U-Net"), "UGS-Net": better}
+    other = ugsnet_tables.table_complex(Findings(PAPER, "small", PAPER.protocols["small"], None, results=results))  # type: ignore[arg-type]
+    prints = {row[:2]: row[-2:] for row in other.rows}
+    assert prints["<= 0.6", "Attention U-Net"] == ("–", "–")  # noqa: RUF001
+    assert prints["<= 0.6", "UGS-Net"] == ("59.55", "44.44")
 
 
 def test_chosen_cases_span_the_agreement() -> None:
