@@ -246,8 +246,14 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
     assert {row[0]: row[1] for row in grids["Table II"].rows}["UGS-Phi_a+Phi_b"] == "V1, a, b"
     assert len(grids["Paired differences, points (95 % interval by group)"].rows) == 5
     groups = grids["Table III"].rows
-    assert len(groups) == 12 and all("to" not in row[5] for row in groups)  # 4 cases: no interval
-    assert {row[2] for row in groups} <= {"0", "1", "2", "3", "4"}
+    assert len(groups) == 12
+    bad = findings.results["Attention U-Net"].values("first_dice")
+    assert [row[:3] for row in groups[::4]] == [
+        (f"<= {limit}", "Attention U-Net", str(sum(value <= limit for value in bad))) for limit in (0.6, 0.7, 0.8)
+    ]
+    assert int(groups[-1][2]) > 0, "untrained networks should segment some case badly"
+    for row in groups:  # at most 4 cases: no interval
+        assert row[5] == "–" if row[1] == "Attention U-Net" or row[2] == "0" else row[5].endswith(f" (n={row[2]})")  # noqa: RUF001
     assert {row[:2] for row in grids["Calibration"].rows} >= {("UGS-Net", "MCM"), ("Attention U-Net", "X_S")}
     assert ("Attention U-Net", "MCM") not in {row[:2] for row in grids["Calibration"].rows}
 
@@ -301,6 +307,22 @@ def test_fold_means_and_complex_groups_by_hand() -> None:
     prints = {row[:2]: row[-2:] for row in other.rows}
     assert prints["<= 0.6", "Attention U-Net"] == ("–", "–")  # noqa: RUF001
     assert prints["<= 0.6", "UGS-Net"] == ("59.55", "44.44")
+
+
+@pytest.mark.parametrize(("number", "gain"), [(9, "+10.00 (n=9)"), (10, "+10.00 (+10.00 to +10.00, n=10)")])
+def test_a_complex_group_has_an_interval_from_ten_cases_on(number: int, gain: str) -> None:
+    def row(name: str, dice: float) -> RowResult:
+        cases = tuple(
+            CaseMeasures(
+                case=str(i), group=str(i), has_foreground=True, values={"first_dice": dice, "first_jaccard": dice}
+            )
+            for i in range(number)
+        )
+        return RowResult(row=name, parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
+
+    results = {"U-Net": row("U-Net", 0.5), "UGS-Net": row("UGS-Net", 0.6)}
+    grid = ugsnet_tables.table_complex(Findings(PAPER, "small", PAPER.protocols["small"], None, results=results))  # type: ignore[arg-type]
+    assert {row[5] for row in grid.rows if row[1] == "UGS-Net"} == {gain}
 
 
 def test_chosen_cases_span_the_agreement() -> None:
