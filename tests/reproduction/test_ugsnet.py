@@ -148,6 +148,14 @@ def test_a_case_is_measured_against_those_who_drew(tmp_path: Path) -> None:
     assert values["annotator_dice"] == pytest.approx(sum(each) / 3) and values["least_annotator_dice"] == each[0]
     assert values["consensus_dice"] == 1.0
     assert values["annotators_dice"] == pytest.approx((4 / 6 + 4 / 7 + 8 / 9) / 3)
+    # D^2 of X_S, a line of 4, from lines of 2, 4 and 5: 2 (1/2 + 0 + 1/5) / 3 less (2 (1/2 + 3/5 + 1/5)) / 9
+    assert values["energy_distance"] == pytest.approx(2 * 0.7 / 3 - 2.6 / 9)
+    # lines of 4, 4, 6 and 2 from the same: across the mean of 12, within that of 16
+    across = (2 * (1 / 2 + 0 + 1 / 5) + (2 / 3 + 1 / 3 + 1 / 6) + (0 + 1 / 2 + 3 / 5)) / 12
+    within = 2 * (0 + 2 * (1 / 3 + 1 / 2) + 2 / 3) / 16
+    assert values["set_energy_distance"] == pytest.approx(2 * across - within - 2.6 / 9) and values["readings"] == 4
+    plain = PAPER.measure(replace(case, segmenter=Said({"main": line(4)})))  # the same X_S
+    assert plain["energy_distance"] == values["energy_distance"] and "set_energy_distance" not in plain
     assert values["union_dice"] == pytest.approx(10 / 11) and values["intersection_dice"] == 1.0
     # HC is 0, 1 for both; LC is 2, 3, 4 and predicted 2, 3, 4, 5
     assert (values["hc_shift"], values["hc_real"]) == (0.0, 0.5)
@@ -254,6 +262,9 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
     assert int(groups[-1][2]) > 0, "untrained networks should segment some case badly"
     for row in groups:  # at most 4 cases: no interval
         assert row[5] == "–" if row[1] == "Attention U-Net" or row[2] == "0" else row[5].endswith(f" (n={row[2]})")  # noqa: RUF001
+    energies = {row[0]: row[6:8] for row in grids["All annotators (mean ± sd over cases)"].rows}
+    assert energies["UGS-Net"][0].endswith("(1 reading, n=4)") and energies["UGS-Net"][1].endswith("(4 readings, n=4)")
+    assert energies["Attention U-Net"][0].endswith("(1 reading, n=4)") and energies["Attention U-Net"][1] == "–"  # noqa: RUF001
     assert {row[:2] for row in grids["Calibration"].rows} >= {("UGS-Net", "MCM"), ("Attention U-Net", "X_S")}
     assert ("Attention U-Net", "MCM") not in {row[:2] for row in grids["Calibration"].rows}
 

@@ -21,7 +21,7 @@ class AnnotatorAgreement:
     consensus: float
     """Dice with the STAPLE consensus."""
     energy_distance: float
-    """Generalised energy distance of all readings from the annotations; small is good."""
+    """Generalised energy distance of the reading alone from the annotations; small is good."""
     between: float | None
     """Mean Dice of two different annotators, what a reading can be expected to reach; None: there is only one."""
 
@@ -31,8 +31,8 @@ class AnnotatorAgreement:
         return sum(self.each) / len(self.each)
 
 
-def annotator_agreement(reading: Mask, annotations: Mask, readings: Mask | None = None) -> AnnotatorAgreement:
-    """Compare a reading (*S) with annotations (A, *S); `readings` (n, *S) are all that a network says (None: this one).
+def annotator_agreement(reading: Mask, annotations: Mask) -> AnnotatorAgreement:
+    """Compare a reading (*S) with annotations (A, *S).
 
     All annotations count, empty ones too: leave out those that should not.
     """
@@ -42,6 +42,6 @@ def annotator_agreement(reading: Mask, annotations: Mask, readings: Mask | None 
     return AnnotatorAgreement(
         each=tuple(dice(reading, annotation) for annotation in annotations),
         consensus=dice(reading, staple(annotations).mask),
-        energy_distance=generalised_energy_distance(reading[None] if readings is None else readings, annotations),
+        energy_distance=generalised_energy_distance(reading[None], annotations),
         between=float(np.mean(pairs)) if pairs else None,
     )

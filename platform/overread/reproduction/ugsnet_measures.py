@@ -14,6 +14,7 @@ from overread.data.store import open_case
 from overread.metrics.annotators import annotator_agreement
 from overread.metrics.calibration import CalibrationBins, calibration_bins
 from overread.metrics.densities import intensity_distance
+from overread.metrics.generalised_energy import generalised_energy_distance
 from overread.metrics.overlap import Mask, dice, jaccard
 from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95, surface_dice
 from overread.records import Prepared
@@ -98,13 +99,16 @@ def counts(case: TestCase, opinions: Opinions) -> bool:
 
 
 def measure(case: TestCase) -> dict[str, float | None]:
-    """Return the paper's figures against Label_1 (`first_*`), those of all annotators, and those of HC and LC."""
+    """Return the paper's figures against Label_1 (`first_*`), those of all annotators, and those of HC and LC.
+
+    `energy_distance` is that of X_S alone, which every row has: one mask pays for what the annotators differ in.
+    A set of several pays less, so `set_energy_distance`, of a UGS-Net's X_S and branches, does not compare with it.
+    """
     opinions = Opinions.of(case)
     if not counts(case, opinions):
         return {}
     mask, annotations, first = opinions.mask, opinions.annotations, opinions.annotations[0]
-    readings = np.stack([mask, *(p > 0.5 for p in opinions.branches.values())])
-    agreement = annotator_agreement(mask, annotations, readings)
+    agreement = annotator_agreement(mask, annotations)
     flat = mask.ndim == 2
     values: dict[str, float | None] = {
         "annotators": float(len(annotations)),
@@ -125,6 +129,9 @@ def measure(case: TestCase) -> dict[str, float | None]:
         values["intersection_dice"] = dice(
             np.asarray(opinions.branches[INTERSECTION] > 0.5), np.asarray(annotations.all(0))
         )
+        readings = np.stack([mask, *(p > 0.5 for p in opinions.branches.values())])
+        values["readings"] = float(len(readings))
+        values["set_energy_distance"] = generalised_energy_distance(readings, annotations)
         values |= _regions(case, opinions)
     return values
 

@@ -151,7 +151,7 @@ def table_differences(findings: Findings) -> Grid:
         "first_nsd": "NSD, Label_1",
         "annotator_dice": "Dice, mean of annotators",
         "consensus_dice": "Dice, STAPLE",
-        "energy_distance": "energy distance x 100 (less is better)",
+        "energy_distance": "energy distance of X_S x 100 (less is better)",
     }
     rows = []
     for name, other in PAIRS:
@@ -203,9 +203,9 @@ def table_annotators(findings: Findings) -> Grid:
     rows = []
     for result in findings.trained([row.name for row in findings.rows()]):
         texts = [percent(result.summary(measure)) for measure in measures]
-        energy, parts = result.summary("energy_distance"), ("intersection_dice", "union_dice")
-        shown = MISSING if energy.mean is None else f"{energy.mean:.3f} (n={energy.n})"
-        rows.append((result.row, *texts, shown, *(percent(result.summary(part)) for part in parts)))
+        energies = _energy(result, "energy_distance", 1), _energy(result, "set_energy_distance")
+        parts = ("intersection_dice", "union_dice")
+        rows.append((result.row, *texts, *energies, *(percent(result.summary(part)) for part in parts)))
     columns = (
         "model",
         "Dice, mean of annotators",
@@ -213,11 +213,21 @@ def table_annotators(findings: Findings) -> Grid:
         "Dice, STAPLE",
         "Dice, majority (all cases)",
         "annotators among themselves",
-        "energy distance",
+        "energy distance, X_S",
+        "energy distance, all readings together",
         "Dice of the intersection",
         "Dice of the union",
     )
     return Grid("All annotators (mean ± sd over cases)", columns, tuple(rows))
+
+
+def _energy(result: RowResult, measure: str, readings: int | None = None) -> str:
+    """Return a mean energy distance with the number of readings it is of; None: as many as the row says."""
+    energy = result.summary(measure)
+    if energy.mean is None:
+        return MISSING
+    number = round(max(result.values("readings"))) if readings is None else readings
+    return f"{energy.mean:.3f} ({number} reading{'s' if number > 1 else ''}, n={energy.n})"
 
 
 def table_each_annotator(findings: Findings) -> Grid:
