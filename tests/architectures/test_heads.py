@@ -9,6 +9,7 @@ from overread.architectures.heads import (
     SigmoidSegmenter,
     SoftmaxSegmenter,
     check_weights,
+    relation_classes,
     sigmoid_losses,
     softmax_losses,
     start_from_prior,
@@ -35,6 +36,30 @@ def test_background_is_the_product_of_the_complements_renormalised():
     assert found.flatten().tolist() == pytest.approx([0.4 / 1.1, 0.5 / 1.1, 0.2 / 1.1])
     assert with_background(torch.tensor([[[0.3]]])).flatten().tolist() == pytest.approx([0.7, 0.3])
     assert with_background(torch.ones(1, 2, 1)).flatten().tolist() == pytest.approx([0.0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("marks", "read"),
+    [
+        ((0.42, 0.42), 0),  # the product of the complements would be 0.34
+        ((0.49, 0.1), 0),
+        ((0.51, 0.49), 1),
+        ((0.1, 0.51), 2),
+        ((0.9, 0.8), 1),  # the second is lost
+    ],
+)
+def test_relations_are_read_above_one_half(marks: tuple[float, float], read: int) -> None:
+    p = torch.tensor(marks)
+    found = relation_classes(p.logit().reshape(1, 2, 1)).flatten()
+    expected = torch.tensor([1 - max(marks), *marks])
+    torch.testing.assert_close(found, expected / expected.sum())
+    assert found.argmax() == read
+
+
+def test_a_relation_of_one_class_is_its_sigmoid():
+    logits = torch.tensor([-30.0, -1.0, 0.0, 2.0, 30.0]).reshape(1, 1, 5)
+    torch.testing.assert_close(relation_classes(logits), with_background(logits.sigmoid()))
+    assert relation_classes(logits)[0, 0, 4].log() == pytest.approx(-30)  # where 1 - sigmoid is 0
 
 
 def test_softmax_terms_are_weighted_and_unused_ones_left_out():

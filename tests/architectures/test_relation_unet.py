@@ -204,11 +204,12 @@ def test_main_is_the_mean_of_both_masks(classes):
 
 
 @torch.no_grad()
-def test_sigmoid_relations_are_read_with_the_background_they_leave():
-    possible = [math.log(3), 0.0]  # 3/4 and 1/2, so that 1/4 * 1/2 is left
-    segmenter = constant(build(classes=3), s1=[0.0] * 3, s2=[0.0] * 3, possible=possible, consensus=[0.0, 0.0])
-    found = dict(segmenter.read(toy_batch((2, 2))).alternatives())["possible"][0, :, 0, 0]
-    torch.testing.assert_close(found, torch.tensor([1 / 8, 3 / 4, 1 / 2]) / (11 / 8))
+def test_sigmoid_relations_are_marked_above_one_half():
+    possible, consensus = [math.log(3), 0.0], [-math.log(3 / 2)] * 2  # 3/4 and 1/2; 2/5 twice
+    segmenter = constant(build(classes=3), s1=[0.0] * 3, s2=[0.0] * 3, possible=possible, consensus=consensus)
+    found = {n: p[0, :, 0, 0] for n, p in segmenter.read(toy_batch((2, 2))).alternatives()}
+    torch.testing.assert_close(found["possible"], torch.tensor([1 / 4, 3 / 4, 1 / 2]) / (3 / 2))
+    torch.testing.assert_close(found["consensus"], torch.tensor([3 / 5, 2 / 5, 2 / 5]) / (7 / 5))
 
 
 @torch.no_grad()

@@ -97,6 +97,20 @@ def with_background(foreground: Tensor) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
+def relation_classes(logits: Tensor) -> Tensor:
+    """Return class probabilities (B, K, *S) from the logits (B, K - 1, *S) of maps that may overlap between classes.
+
+    Such are unions, intersections and the relations of two masks. Their papers mark a class where p > 1/2, so the
+    background is 1 - largest p: the likeliest class exactly where no p is above 1/2, as it would not always be by
+    `with_background`, whose product of 1 - p is only 0.34 where two classes have 0.42. All are then divided by their
+    sum. Lost are overlaps: a voxel has one class, so of p = (0.9, 0.8) only the first is read. Of one class it is
+    `with_background`.
+    """
+    background = (-logits).sigmoid().amin(1, keepdim=True)  # of the largest p, 1 - p
+    scores = torch.cat([background, logits.sigmoid()], 1)
+    return scores / scores.sum(1, keepdim=True)
+
+
 class HeadSegmenter(Segmenter):
     """Any Network with a head (1x1, or of `kernel`); subclasses say what its maps mean."""
 

@@ -7,7 +7,8 @@ cross-entropies on pairs of independent permutations. Read with x1 = x2 = x all 
 its probabilities averaged over the anchors; C says nothing then, as r^p and r^c rightly differ.
 Beyond the paper: any Network may be the backbone, in 2-D and 3-D (a U-Netmer is carried at its smallest scale alone:
 give it `scales` [1]). With several foreground classes the relations are formed per class, where they may overlap:
-their heads have one sigmoid per foreground class. Soft labels have r^p = max and r^c = min, so that r^p + r^c = s1 + s2
+their heads have one sigmoid per foreground class, marked above 1/2, and read as the likeliest class where they overlap
+(`heads.relation_classes`): C leaves overlaps out. Soft labels have r^p = max and r^c = min, so that r^p + r^c = s1 + s2
 holds and a pair of equal labels has both relations equal to them. The paper sums its losses; the mean of them keeps
 the learning rate that of one.
 """
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from overread.architectures.backbone import BackboneOptions
 from overread.architectures.blocks import convolution
 from overread.architectures.contract import Losses, Published, Segmenter, architecture
-from overread.architectures.heads import check_classes, check_weights, start_from_prior, with_background
+from overread.architectures.heads import check_classes, check_weights, relation_classes, start_from_prior
 from overread.errors import UserError
 from overread.losses import binary_cross_entropy, cross_entropy
 from overread.records import Batch, Needs, Readings, Variant
@@ -90,7 +91,7 @@ class RelationUNetSegmenter(Segmenter):
         """Return class probabilities (B, K, *S) of any head: softmax of K maps, sigmoids of K - 1."""
         if logits.shape[1] == self.classes:
             return logits.softmax(1)
-        return with_background(logits.sigmoid())
+        return relation_classes(logits)
 
     def targets(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
         """Return what each head learns, of the labels (B, K, *S) of both images: as many maps as the head has."""

@@ -16,7 +16,8 @@ Where the paper is silent: d is the L2 distance at each pixel over the channels;
 of V1 has 1 x 1, which is no filter) and the Otsu mask is one (V1 has fixed thresholds): `v1_compat` has V1's. The
 settings of V1 and its loss ablations have them, as published; that of the IUCM has this module's.
 Differs from the paper: one sigmoid, where V1 applies two; heads start with little foreground (`start_from_prior`).
-Several classes: every head has one sigmoid map per foreground class, the features are shared.
+Several classes: every head has one sigmoid map per foreground class, the features are shared. A class is marked above
+1/2, as in the paper, and where several are, as unions may, the likeliest is read (`heads.relation_classes`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from overread.architectures.annotation_targets import annotation_targets
 from overread.architectures.backbone import BackboneOptions
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he
 from overread.architectures.contract import Features, Losses, Network, Published, Segmenter, architecture
-from overread.architectures.heads import check_classes, check_weights, start_from_prior, with_background
+from overread.architectures.heads import check_classes, check_weights, relation_classes, start_from_prior
 from overread.architectures.intersection_union import (
     ANNOTATORS,
     BRANCHES,
@@ -202,7 +203,7 @@ class UGSNetSegmenter(Segmenter):
         generator: torch.Generator | None = None,
     ) -> Readings:
         """Read all heads with one forward pass."""
-        found = {name: with_background(z.float().sigmoid()) for name, z in self.logits(batch.images).items()}
+        found = {name: relation_classes(z.float()) for name, z in self.logits(batch.images).items()}
 
         def alternatives() -> Iterator[tuple[str, Tensor]]:
             yield from ((name, found[name]) for name in BRANCHES)
