@@ -283,10 +283,12 @@ def test_the_gate_of_a_branch_silences_it():
         guide.layers[-1].bias.data = torch.tensor([0.0, 1.0, 1.0, 0.0])  # class 1: absent 0, present 1; class 2: absent
     batch = toy_batch((16, 16))
     for name in ("level_1", "level_2"):
-        found = guided._foregrounds(batch.images, guided.variant(name))[name]
-        expected = plain._foregrounds(batch.images, plain.variant(name))[name]
+        found = guided._foregrounds(batch.images, guided.variant(name))[name][0]
+        expected = plain._foregrounds(batch.images, plain.variant(name))[name][0]
         torch.testing.assert_close(found[:, 0], expected[:, 0])
         assert (found[:, 1] == 0).all()
+        p, absent = guided._foregrounds(batch.images, guided.variant(name))[name]
+        torch.testing.assert_close(absent, 1 - p)
 
 
 def test_the_presence_term_is_the_mean_over_branches_and_classes():

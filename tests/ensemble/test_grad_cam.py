@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, cat, nn
 
 from overread.architectures import build_segmenter
+from overread.architectures.heads import relation_classes, with_background
 from overread.ensemble.grad_cam import foreground_score, grad_cam
 from overread.errors import UserError
 from overread.records import TrialConfig
@@ -74,6 +77,44 @@ def test_score_is_the_logit_of_the_predicted_voxels() -> None:
     assert foreground_score(probabilities).item() == pytest.approx(expected)
     assert foreground_score(probabilities, 2).item() == pytest.approx(3 - np.log(1 + e(1)))  # at voxel 2
     assert foreground_score(torch.tensor([[[0.0], [1.0]]])).isfinite()  # certain in float32
+
+
+@pytest.mark.parametrize("logit", [1.0, 18.0, 60.0])  # from 17 on 1 - sigmoid is 0 in float32
+@pytest.mark.parametrize(
+    "read",
+    [relation_classes, lambda z: with_background(z.sigmoid(), (-z).sigmoid()), lambda z: cat([0 * z, z], 1).softmax(1)],
+)
+def test_the_score_of_a_sure_voxel_has_the_slope_of_its_logit(read: Callable[[Tensor], Tensor], logit: float) -> None:
+    z = torch.full((1, 1, 2), logit, requires_grad=True)
+    score = foreground_score(read(z))
+    assert score.item() == pytest.approx(2 * logit)
+    (slope,) = torch.autograd.grad(score, z)
+    assert slope.flatten().tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("ugs_net", {"width": 4, "backbone_options": {"depth": 2}}),
+        ("unet_sharp", {"width": 4, "level": 2}),
+        ("unet_sharp", {"width": 4, "level": 2, "deep_supervision": True, "guidance": True}),
+        ("attention_unet", {"width": 4, "depth": 2}),
+    ],
+)
+def test_networks_that_are_sure_have_heat(architecture: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    config = TrialConfig(
+        architecture=architecture, options=options, in_channels=1, classes=2, patch_size=(16, 16), steps=1
+    )
+    segmenter = build_segmenter(config).eval()
+    for name, head in segmenter.named_modules():
+        if name.startswith("head") and isinstance(head, nn.Conv2d) and head.bias is not None:
+            head.bias.data = torch.tensor([0.0, 25.0])[-len(head.bias) :]
+        if "guides" in name and isinstance(head, nn.Conv2d) and head.bias is not None:
+            head.bias.data = torch.tensor([-9.0, 9.0])  # the class is there
+    image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
+    (*_, heat) = grad_cam(segmenter, image, config, last=1).values()
+    assert heat.max() == 1
 
 
 @pytest.mark.parametrize(

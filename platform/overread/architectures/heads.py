@@ -87,12 +87,14 @@ def start_from_prior(head: nn.Module, classes: int) -> nn.Module:
     return head
 
 
-def with_background(foreground: Tensor) -> Tensor:
-    """Return class probabilities (B, K, *S) from independent ones (B, K - 1, *S).
+def with_background(foreground: Tensor, absent: Tensor | None = None) -> Tensor:
+    """Return class probabilities (B, K, *S) from independent ones p (B, K - 1, *S).
 
-    Background = product of 1 - p; all are then divided by their sum, so that any members can be averaged.
+    Background = product of 1 - p; all are then divided by their sum, so that any members can be averaged. `absent` is
+    1 - p where the caller has it exactly, as sigmoid(-z) is: 1 - sigmoid(z) is 0 in float32 from logits of 17 on, and
+    has no gradient then.
     """
-    background = (1 - foreground).prod(1, keepdim=True)
+    background = (1 - foreground if absent is None else absent).prod(1, keepdim=True)
     scores = torch.cat([background, foreground], 1)
     return scores / scores.sum(1, keepdim=True)
 
@@ -204,7 +206,7 @@ class SigmoidSegmenter(HeadSegmenter):
 
     def activate(self, logits: Tensor) -> Tensor:
         """Return the sigmoids with the background they leave."""
-        return with_background(logits.sigmoid())
+        return with_background(logits.sigmoid(), (-logits).sigmoid())
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         """Return `focal`, `dice`, `lovasz` (where weighted) and "loss"."""

@@ -343,12 +343,12 @@ class UNetSharpSegmenter(Segmenter):
         """Read with one forward pass; with deep supervision the alternatives are the heads of the levels computed."""
         foregrounds = self._foregrounds(batch.images, variant)
         chosen = [foregrounds[head] for head in self._heads_read(variant)]
-        main = with_background(torch.stack(chosen).mean(0) if len(chosen) > 1 else chosen[0])
+        main = with_background(*(torch.stack(chosen).mean(0) if len(chosen) > 1 else chosen[0]))
 
         def alternatives() -> Iterator[tuple[str, Tensor]]:
             if len(self._level_heads()) > 1:
                 for name, foreground in foregrounds.items():
-                    yield name, with_background(foreground)
+                    yield name, with_background(*foreground)
 
         return Readings(probabilities=main, alternatives=alternatives)
 
@@ -367,19 +367,21 @@ class UNetSharpSegmenter(Segmenter):
         return [name]
 
     def _foregrounds(self, images: Tensor, variant: Variant | None) -> dict[str, Tensor]:
-        """Return the sigmoid maps (B, K - 1, *S) of all level-0 heads up to the variant's level, by `level_<l>`.
+        """Return p and 1 - p (2, B, K - 1, *S) of all level-0 heads up to the variant's level, by `level_<l>`.
 
-        With guidance each is 0 throughout where its branch says that the image has none of the class.
+        p is the sigmoid; with guidance it is 0 throughout where its branch says that the image has none of the class.
         """
         maps = self.network.features(images, variant).deep
         found = {}
         for level in self._level_heads():
             name = name_of((0, level))
             if name in maps:
-                foreground = self.heads[name](maps[name]).float().sigmoid()
+                logits = self.heads[name](maps[name]).float()
+                present, absent = logits.sigmoid(), (-logits).sigmoid()
                 if self.options.guidance:
-                    foreground = foreground * gate(self.guides[name](maps[name]), self.network.spatial_dims)
-                found[f"level_{level}"] = foreground
+                    opened = gate(self.guides[name](maps[name]), self.network.spatial_dims)
+                    present, absent = present * opened, absent * opened + (1 - opened)
+                found[f"level_{level}"] = torch.stack([present, absent])
         return found
 
     def alone(self, variant: Variant) -> Alone | None:

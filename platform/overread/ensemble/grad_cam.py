@@ -2,7 +2,8 @@
 
 The score is the sum of the foreground's log-odds over the voxels that the network takes for it (for segmentation:
 Seg-Grad-CAM, Vinogradova et al. 2020; log-odds of a sigmoid head are its logits, of a softmax over two classes their
-difference). A layer's maps A_k are weighted by the spatial mean w_k of the score's gradient, and
+difference). In float32 they have a slope up to 69, where `FLOOR` ends them; those of a detector, whose 1 - p has to be
+subtracted, up to 17. A layer's maps A_k are weighted by the spatial mean w_k of the score's gradient, and
     map = ReLU(sum_k w_k A_k), resized to the image and brought to [0, 1] by its least and largest value.
 UGS-Net (Fig. 9) shows the last three convolutions; here these are the last three convolution units (after their
 activation) that are run and that the score depends on; of a network with fewer, its bare convolutions. A map that is
