@@ -250,6 +250,7 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
         "94.02±0.82",
     )
     assert "(2 folds, n=4)" in first["UGS-Net"][1]
+    assert "NSD by the paper's program, single images" in grids["Table I"].columns  # its batches are not known
     assert [row[0] for row in grids["Table I by fold"].rows] == CORE
     assert {row[0]: row[1] for row in grids["Table II"].rows}["UGS-Phi_a+Phi_b"] == "V1, a, b"
     assert len(grids["Paired differences, points (95 % interval by group)"].rows) == 5
