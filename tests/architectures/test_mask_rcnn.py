@@ -169,7 +169,8 @@ def test_learns_to_find_disks():
         for one, ids in zip(readings.instances, others.instances, strict=True)
     ]
     assert sum(len(image.true) for image in found) > 30
-    assert average_precision(found) > 0.5
+    scores, hits = (np.concatenate(parts) for parts in zip(*((o.scores, o.hits(0.5)) for o in found), strict=True))
+    assert average_precision(scores, hits, sum(len(image.true) for image in found)) > 0.5
     # what is read as probabilities is where the instances are
     shown = readings.probabilities[:, 1] > 0.5
     assert (shown & (others.labels[:, 0] > 0)).sum() / (shown | (others.labels[:, 0] > 0)).sum() > 0.5

@@ -4,13 +4,10 @@ import pytest
 from overread.errors import UserError
 from overread.metrics.instances import (
     THRESHOLDS,
-    InstanceScores,
+    Overlaps,
     aggregated_jaccard,
     average_precision,
-    best_overlaps,
     count_overlaps,
-    instance_scores,
-    ranked_average_precision,
     threshold_precision,
 )
 
@@ -23,6 +20,12 @@ NOTHING = np.zeros_like(TRUTH)
 
 def image(scores=(0.9, 0.8, 0.7, 0.95)):
     return count_overlaps(FOUND, TRUTH, scores)
+
+
+def precision_of(*images: Overlaps, threshold: float = 0.5) -> float:
+    scores = np.concatenate([image.scores for image in images])
+    hits = np.concatenate([image.hits(threshold) for image in images])
+    return average_precision(scores, hits, sum(len(image.true) for image in images))
 
 
 def test_overlaps_by_hand_and_by_falling_score():
@@ -64,22 +67,22 @@ def test_precision_of_an_image_by_hand():
 
 def test_average_precision_by_hand():
     # ranked: miss, hit, miss, hit; 3 objects. Precision at the hits 1/2 and 2/4: (1/2 + 1/2) / 3
-    assert average_precision([image()]) == pytest.approx(1 / 3)
+    assert precision_of(image()) == pytest.approx(1 / 3)
     # ranked: hit (1), miss, hit (2/3), miss
-    assert average_precision([image((0.9, 0.8, 0.7, 0.1))]) == pytest.approx((1 + 2 / 3) / 3)
+    assert precision_of(image((0.9, 0.8, 0.7, 0.1))) == pytest.approx((1 + 2 / 3) / 3)
 
 
 def test_the_precision_at_a_recall_is_the_best_further_on():
     # ranked: miss, hit, hit of 2 objects: precision 1/2 and then 2/3, which counts for both
     overlaps = count_overlaps(np.array([1, 2, 3]), np.array([0, 1, 2]), [0.9, 0.8, 0.7])
-    assert average_precision([overlaps]) == pytest.approx(2 / 3)
+    assert precision_of(overlaps) == pytest.approx(2 / 3)
 
 
 def test_the_ranking_is_over_all_images():
     good = count_overlaps(np.array([1]), np.array([1]), [0.6])
     bad = count_overlaps(np.array([1]), np.array([0]), [0.7])
-    assert average_precision([good]) == 1
-    assert average_precision([good, bad]) == average_precision([bad, good]) == pytest.approx(1 / 2)
+    assert precision_of(good) == 1
+    assert precision_of(good, bad) == precision_of(bad, good) == pytest.approx(1 / 2)
 
 
 def test_aggregated_jaccard_by_hand():
@@ -93,7 +96,7 @@ def test_aggregated_jaccard_of_a_missed_object_and_of_one_prediction_over_two():
     assert aggregated_jaccard(count_overlaps(np.array([1, 1, 1, 1, 0]), truth)) == pytest.approx((2 + 2) / (4 + 4 + 1))
 
 
-@pytest.mark.parametrize("metric", [threshold_precision, aggregated_jaccard, lambda i: average_precision([i])])
+@pytest.mark.parametrize("metric", [threshold_precision, aggregated_jaccard, lambda i: precision_of(i)])
 def test_both_empty_one_and_one_empty_zero(metric):
     assert metric(count_overlaps(NOTHING, NOTHING)) == 1
     assert metric(count_overlaps(FOUND, NOTHING)) == 0
@@ -101,20 +104,12 @@ def test_both_empty_one_and_one_empty_zero(metric):
     assert metric(count_overlaps(TRUTH, TRUTH)) == 1
 
 
-def test_the_record_has_all_metrics_and_every_n():
-    scores = instance_scores([image((0.9, 0.8, 0.7, 0.1)), count_overlaps(NOTHING, NOTHING)])
-    assert (scores.images, scores.objects, scores.predictions) == (2, 3, 4)
-    assert scores.ap50 == scores.ap["0.5"] == pytest.approx(5 / 9)
-    # hits at 0.5 to 0.75: both; above: only the last of the three before the miss
-    assert scores.mean_ap == pytest.approx((6 * 5 / 9 + 4 * (1 / 3) / 3) / 10)
-    assert (scores.precision50.mean, scores.precision50.n) == (pytest.approx((2 / 5 + 1) / 2), 2)
-    assert (scores.aji.mean, scores.aji.n) == (pytest.approx((6 / 10 + 1) / 2), 2)
-    assert InstanceScores.from_json(scores.to_json()) == scores
-
-
-def test_no_images_have_nothing_to_find():
-    scores = instance_scores([])
-    assert (scores.ap50, scores.images, scores.aji.mean) == (1.0, 0, None)
+def test_each_half_of_an_object_has_an_iou_of_one_half_and_one_of_them_finds_it():
+    halves = count_overlaps(np.array([1, 1, 2, 2]), np.array([3, 3, 3, 3]), [0.6, 0.9])
+    assert halves.iou.tolist() == [[0.5], [0.5]]
+    assert halves.hits(0.5).tolist() == [True, False]
+    assert precision_of(halves) == 1
+    assert threshold_precision(halves) == 1 / 2
 
 
 def test_thresholds_are_exact():
@@ -133,15 +128,3 @@ def test_thresholds_are_exact():
 def test_wrong_masks_are_refused(prediction, truth, scores, message):
     with pytest.raises(UserError, match=message):
         count_overlaps(prediction, truth, scores)
-
-
-def test_scores_and_best_overlaps_are_all_that_average_precision_needs():
-    overlaps = image()
-    best = best_overlaps(overlaps)
-    np.testing.assert_allclose(best, [0, 3 / 4, 1 / 3, 1])
-    for threshold in (0.5, 0.8):
-        expected = average_precision([overlaps], threshold)
-        assert ranked_average_precision(overlaps.scores, best >= threshold, 3) == expected
-    # ranked: miss, hit (precision 1/2), miss, hit (2/4): two of three objects at precision 1/2
-    assert ranked_average_precision(overlaps.scores, best >= 0.5, 3) == pytest.approx((1 / 2 + 1 / 2) / 3)
-    assert best_overlaps(count_overlaps(FOUND, NOTHING)).tolist() == [0, 0, 0, 0]

@@ -8,16 +8,14 @@ it; each is found once, the rest are false positives. Shapes: P predictions, T t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overread.errors import UserError
-from overread.jsonio import JsonRecord
 from overread.metrics.overlap import Ids, ratio
-from overread.metrics.summary import Summary, summarise
 
 Floats = NDArray[np.float64]
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -50,7 +48,7 @@ class Overlaps:
     def hits(self, threshold: float) -> NDArray[np.bool_]:
         """Return (P,) whether each prediction finds an object: the best ones choose first, each the largest IoU left.
 
-        From a threshold of 0.5 on there is never a choice: at most one prediction can reach it for an object.
+        Above a threshold of 0.5 there is never a choice. At 0.5 there is one: each half of an object has just this IoU.
         """
         iou = self.iou
         result = np.zeros(len(iou), bool)
@@ -109,69 +107,16 @@ def aggregated_jaccard(image: Overlaps) -> float:
     return float(common.sum() / (union.sum() + image.predicted[unused].sum()))
 
 
-def average_precision(images: Sequence[Overlaps], threshold: float = 0.5) -> float:
-    """Return the area under precision over recall of all predictions of a data set, ranked by score.
+def average_precision(scores: Floats, hits: NDArray[np.bool_], true: int) -> float:
+    """Return the area under precision over recall of the predictions (P,) of a data set, ranked by score.
 
-    At each recall the precision is the best reached there or further on, without rounding to some points (VOC 2010).
-    Of equal scores those of earlier images come first.
+    `hits` says which find an object (`Overlaps.hits` of each image), `true` how many objects there are. At each recall
+    the precision is the best reached there or further on, without rounding to some points (VOC 2010). Of equal scores
+    the first come first.
     """
-    true = sum(len(image.true) for image in images)
-    hits = np.concatenate([image.hits(threshold) for image in images] or [np.zeros(0, bool)])
-    if not len(hits):
-        return float(not true)
-    return ranked_average_precision(np.concatenate([image.scores for image in images]), hits, true)
-
-
-def ranked_average_precision(scores: Floats, hits: NDArray[np.bool_], true: int) -> float:
-    """Return the area under precision over recall of predictions with scores, of which `hits` find one of `true`."""
     if not true or not len(hits):
         return float(not true and not len(hits))
     ranked = hits[np.argsort(-scores, kind="stable")]
     precision = ranked.cumsum() / np.arange(1, len(ranked) + 1)
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float(best[ranked].sum() / true)
-
-
-def best_overlaps(image: Overlaps) -> Floats:
-    """Return (P,) the largest IoU of each prediction with a true object; 0 where there is none.
-
-    From 0.5 on at most one prediction reaches a threshold for an object: who exceeds it is a hit.
-    """
-    return image.iou.max(1) if len(image.true) else np.zeros(len(image.predicted))
-
-
-@dataclass(frozen=True, kw_only=True)
-class InstanceScores(JsonRecord):
-    """The instance metrics of a data set."""
-
-    ap50: float
-    """Average precision at IoU 0.5."""
-    mean_ap: float
-    """Mean of the average precisions at `THRESHOLDS`."""
-    ap: dict[str, float]
-    """By threshold."""
-    precision50: Summary
-    """TP / (TP + FP + FN) at IoU 0.5 over images."""
-    aji: Summary
-    """Aggregated Jaccard index over images."""
-    images: int
-    objects: int
-    """True ones, over all images."""
-    predictions: int
-
-
-def instance_scores(
-    images: Sequence[Overlaps], groups: Sequence[Hashable] | None = None, seed: int = 0
-) -> InstanceScores:
-    """Return all metrics of a data set, from the overlaps of each image; `groups` names the group of each."""
-    ap = {threshold: average_precision(images, threshold) for threshold in THRESHOLDS}
-    return InstanceScores(
-        ap50=ap[THRESHOLDS[0]],
-        mean_ap=float(np.mean(list(ap.values()))),
-        ap={f"{threshold:g}": value for threshold, value in ap.items()},
-        precision50=summarise([threshold_precision(image) for image in images], seed, groups=groups),
-        aji=summarise([aggregated_jaccard(image) for image in images], seed, groups=groups),
-        images=len(images),
-        objects=sum(len(image.true) for image in images),
-        predictions=sum(len(image.predicted) for image in images),
-    )

@@ -14,8 +14,7 @@ import numpy as np
 from overread.metrics.instances import (
     THRESHOLDS,
     aggregated_jaccard,
-    best_overlaps,
-    ranked_average_precision,
+    average_precision,
     threshold_precision,
 )
 from overread.records import AugmentConfig, OptimiserConfig
@@ -69,17 +68,22 @@ def measure(case: TestCase) -> dict[str, float | None]:
 
 
 def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
-    """Return score and largest IoU of every object found: all that average precision over the images is made of."""
+    """Return score and hits (0 or 1, by threshold) of every object found: what average precision over images needs."""
     overlaps = case.overlaps()
-    return {"scores": tuple(overlaps.scores.tolist()), "best_iou": tuple(best_overlaps(overlaps).tolist())}
+    hits = {hits_at(threshold): tuple(overlaps.hits(threshold).astype(float).tolist()) for threshold in THRESHOLDS}
+    return {"scores": tuple(overlaps.scores.tolist())} | hits
 
 
-def average_precision(result: RowResult, threshold: float) -> float:
-    """Return the average precision of all objects of all test images at an IoU threshold of 0.5 or more."""
+def hits_at(threshold: float) -> str:
+    """Return the name of the hits at an IoU threshold."""
+    return f"hits_{threshold:g}"
+
+
+def pooled_precision(result: RowResult, threshold: float) -> float:
+    """Return the average precision of all objects of all test images at one of `THRESHOLDS`."""
     scores = [score for case in result.cases for score in case.lists["scores"]]
-    best = [iou for case in result.cases for iou in case.lists["best_iou"]]
-    hits = np.asarray(best, dtype=np.float64) >= threshold
-    return ranked_average_precision(np.asarray(scores), hits, int(sum(result.values("objects"))))
+    hits = [hit for case in result.cases for hit in case.lists[hits_at(threshold)]]
+    return average_precision(np.asarray(scores), np.asarray(hits, dtype=bool), int(sum(result.values("objects"))))
 
 
 def exhibits(findings: Findings) -> tuple[Grid, ...]:
@@ -90,7 +94,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         result = findings.results.get(row.name)
         ours = (NOT_TRAINED,) * 6
         if result is not None:
-            precision = [average_precision(result, threshold) for threshold in THRESHOLDS]
+            precision = [pooled_precision(result, threshold) for threshold in THRESHOLDS]
             aji, ds, dice = (percent(result.summary(name)) for name in ("aji", "precision_50", "dice"))
             mean = sum(precision) / len(precision)
             ours = (share(precision[0]), share(mean), ds, aji, share(pooled_iou(result)), dice)
