@@ -104,6 +104,14 @@ def test_both_empty_one_and_one_empty_zero(metric):
     assert metric(count_overlaps(TRUTH, TRUTH)) == 1
 
 
+def test_unsure_predictions_can_be_left_out():
+    sure = image().scored(0.8)
+    assert sure.scores.tolist() == [0.95, 0.9, 0.8]
+    assert sure.common.tolist() == [[0, 0, 0], [3, 0, 0], [0, 1, 0]]
+    assert sure.predicted.tolist() == [1, 3, 2]
+    assert sure.true.tolist() == [4, 2, 2]
+
+
 def test_each_half_of_an_object_has_an_iou_of_one_half_and_one_of_them_finds_it():
     halves = count_overlaps(np.array([1, 1, 2, 2]), np.array([3, 3, 3, 3]), [0.6, 0.9])
     assert halves.iou.tolist() == [[0.5], [0.5]]

@@ -15,6 +15,7 @@ from overread.reproduction import PAPERS, measuring
 from overread.reproduction import unetsharp_instances as instances
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.results import CaseMeasures, Findings, RowResult
+from overread.review import figures
 from overread.testing.tiny import tiny_architecture, tiny_config, tiny_prepared
 from overread.training.inference import FoundInstances
 
@@ -63,9 +64,19 @@ def result(row: str, *cases: CaseMeasures) -> RowResult:
 
 
 def measured(case: TestCase, case_id: str = "case0", **changes: float) -> CaseMeasures:
-    values = case.rates(FOUND > 0) | case.counts(FOUND > 0) | instances.measure(case) | changes
+    values = instances.measure(case) | changes
     lists = instances.measure_lists(case)
     return CaseMeasures(case=case_id, group=case_id, has_foreground=True, values=values, lists=lists)
+
+
+def test_unsure_objects_are_ranked_but_count_nowhere_else(case: TestCase) -> None:
+    values = instances.measure(case)
+    assert values["objects"] == 2
+    assert values["precision_50"] == 1  # 2 / (2 + 0 + 0)
+    assert values["aji"] == pytest.approx((6 + 4) / (8 + 8))
+    assert (values["tp"], values["fp"], values["fn"]) == (10, 0, 6)
+    assert (values["jaccard"], values["dice"]) == (pytest.approx(10 / 16), pytest.approx(20 / 26))
+    assert len(instances.measure_lists(case)["scores"]) == 4
 
 
 def test_precision_is_over_the_objects_of_all_images(case: TestCase) -> None:
@@ -94,8 +105,25 @@ def test_the_table_has_ours_beside_print_and_the_pairs_beside_it(case: TestCase,
     mine = found["Mask R-CNN#"]
     assert mine["AP at 0.5, ours"] == "100.00"
     assert mine["mean AP, ours"] == "35.00"  # 1 at 0.5, 1/2 at 0.55 to 0.75, 0 above
+    assert (mine["precision at 0.5, ours"][:6], mine["AJI, ours"][:5]) == ("100.00", "62.50")
+    assert (mine["pooled IoU, ours"], mine["Dice, ours"][:5]) == ("62.50", "76.92")
     assert mine["IoU, printed"] == "–"  # noqa: RUF001  (print has two backbones only)
     unread = found["Mask R-CNN# VGG16"]
     assert (unread["AJI, ours"], unread["IoU, printed"]) == ("not trained here", "94.89")
     assert [row[0] for row in pairs.rows] == ["Mask R-CNN# minus Mask R-CNN"]
     assert len(instances.exhibits(replace(findings, results={}))) == 1
+
+
+def test_the_picture_shows_the_objects_that_are_counted(
+    case: TestCase, data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(Findings, "opened", lambda self, name, case_id: case)
+    monkeypatch.setattr(figures, "coloured", lambda path, panels: shown.append(panels) or path)
+    rows = {"Mask R-CNN#": result("Mask R-CNN#", measured(case), measured(case, "case1", precision_50=0.2))}
+    networks = {"Mask R-CNN#": ((CONFIG, tmp_path / "weights.safetensors"),)}
+    findings = Findings(PAPER, "small", PAPER.protocols["small"], data, rows, networks)
+    assert instances.pictures(findings, tmp_path) == (tmp_path / "instances.png",)
+    assert [panel.title for panel in shown[0]] == ["case1", "case0"]  # the worst first
+    assert np.unique(shown[0][0].ids).tolist() == [0, 1, 2]
+    assert instances.pictures(replace(findings, networks={}), tmp_path) == ()

@@ -45,6 +45,11 @@ class Overlaps:
         """(P, T) intersection over union."""
         return self.common / self.union
 
+    def scored(self, least: float) -> Overlaps:
+        """Return the overlaps of the predictions with at least this score."""
+        kept = self.scores >= least
+        return Overlaps(self.common[kept], self.predicted[kept], self.true, self.scores[kept])
+
     def hits(self, threshold: float) -> NDArray[np.bool_]:
         """Return (P,) whether each prediction finds an object: the best ones choose first, each the largest IoU left.
 

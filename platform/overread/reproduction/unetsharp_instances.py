@@ -2,6 +2,8 @@
 
 The paper prints IoU and Dice of the union of all objects; beside them stand what detectors are measured by: average
 precision at IoU 0.5 and over 0.5 to 0.95, the precision of the Data Science Bowl, and the aggregated Jaccard index.
+Average precision ranks whatever a network finds, however unsure; all else, and the picture, is of the objects whose
+score is at least `CONFIDENT`.
 `small` trains with the encoder of U-Net at a quarter of the width, from scratch; the paper's backbones are rows, too.
 """
 
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from overread.data.preprocess import to_native_ids
 from overread.metrics.instances import (
     THRESHOLDS,
     aggregated_jaccard,
@@ -32,6 +35,8 @@ WIRINGS = {"Mask R-CNN": "plain", "Mask R-CNN2+": "nested", "Mask R-CNN3+": "ful
 ENCODERS = {"": "double_conv", " VGG16": "vgg16", " R101": "resnet101"}
 """By the end of a row's name; the paper has the last two."""
 CORE = ("Mask R-CNN#",)
+CONFIDENT = 0.5
+"""Least score of what counts as an object: the network says that it is one rather than that it is not."""
 AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=15.0, scale=0.0, intensity=0.1)
 PROTOCOLS = {
     "paper": Protocol(
@@ -58,11 +63,17 @@ PROTOCOLS = {
 
 
 def measure(case: TestCase) -> dict[str, float | None]:
-    """Return the aggregated Jaccard index, the precision at IoU 0.5 and the number of true objects."""
+    """Return the figures of the confident objects: of their union, and one by one; and the number of true objects."""
     overlaps = case.overlaps()
+    confident = overlaps.scored(CONFIDENT)
+    ids = case.instances.scored(CONFIDENT).ids
+    native = to_native_ids(ids, case.prepared.case(case.case_id).native_shape, case.prepared.preprocessing)
+    union = (native > 0).astype(np.uint8)
     return {
-        "aji": aggregated_jaccard(overlaps),
-        "precision_50": threshold_precision(overlaps),
+        **case.rates(union),
+        **case.counts(union),
+        "aji": aggregated_jaccard(confident),
+        "precision_50": threshold_precision(confident),
         "objects": float(len(overlaps.true)),
     }
 
@@ -115,7 +126,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
 
 
 def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
-    """Write test images with the objects of Mask R-CNN#, from the worst to the best."""
+    """Write test images with the confident objects of Mask R-CNN#, from the worst to the best."""
     name = CORE[0]
     if not findings.tested(name):
         return ()
@@ -124,7 +135,7 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
     panels = []
     for case_id in chosen:
         case = findings.opened(name, case_id)
-        panels.append(figures.Coloured(case_id[:12], case.image[0, 0], case.instances.ids[0]))
+        panels.append(figures.Coloured(case_id[:12], case.image[0, 0], case.instances.scored(CONFIDENT).ids[0]))
     return (figures.coloured(folder / "instances.png", panels),)
 
 

@@ -106,6 +106,11 @@ class FoundInstances:
     scores: tuple[float, ...]
     """Of object i, falling."""
 
+    def scored(self, least: float) -> FoundInstances:
+        """Return the objects with at least this score."""
+        count = sum(score >= least for score in self.scores)
+        return FoundInstances(np.where(self.ids > count, 0, self.ids), self.scores[:count])
+
 
 def predict_instances(
     segmenter: Segmenter,
