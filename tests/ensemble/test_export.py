@@ -10,8 +10,6 @@ from overread.ensemble.export import export_onnx
 from overread.errors import UserError
 from overread.testing.architectures import toy_batch
 
-onnxruntime = pytest.importorskip("onnxruntime")
-
 
 def trained(**options: object) -> torch.nn.Module:
     torch.manual_seed(0)
@@ -23,6 +21,7 @@ def trained(**options: object) -> torch.nn.Module:
 
 
 def test_the_export_reads_what_pytorch_reads_at_any_batch_size(tmp_path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
     small = trained().pruned(1)
     assert export_onnx(small, tmp_path / "member.onnx", in_channels=2, size=(16, 24)) < 1e-5
     session = onnxruntime.InferenceSession(str(tmp_path / "member.onnx"))
@@ -33,6 +32,7 @@ def test_the_export_reads_what_pytorch_reads_at_any_batch_size(tmp_path: Path):
 
 
 def test_an_export_that_reads_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="must read within"):
         export_onnx(trained(), tmp_path / "member.onnx", in_channels=2, size=(16, 16))
