@@ -90,6 +90,18 @@ def test_what_cannot_be_pruned_is_told_before_any_data_is_read(trial, tmp_path: 
     assert run_of(folder) is None
 
 
+def test_data_split_otherwise_than_for_the_trial_are_refused(trial, tmp_path: Path):
+    folder, prepared, _ = trial
+    first, second = prepared.splits.folds
+    moved = replace(prepared, splits=replace(prepared.splits, folds=((*first[1:], second[0]), (first[0], *second[1:]))))
+    with pytest.raises(UserError, match="of its 3 validation cases and the 3 of fold 0 only 2 are the same"):
+        prune(PruneSettings(trial=folder, out=tmp_path / "small"), moved)
+    fewer = replace(prepared, splits=replace(prepared.splits, folds=(first[1:], (first[0], *second))))
+    with pytest.raises(UserError, match="of its 3 validation cases and the 2 of fold 0 only 2 are the same"):
+        prune(PruneSettings(trial=folder, out=tmp_path / "small"), fewer)
+    assert not (tmp_path / "small").exists()
+
+
 def test_the_speed_of_levels_is_drawn(trial, tmp_path: Path):
     folder, prepared, _ = trial
     result = prune(PruneSettings(trial=folder, out=tmp_path / "small", tolerance=0.9), prepared)

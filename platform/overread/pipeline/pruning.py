@@ -27,7 +27,7 @@ from overread.review.tables import Grid
 from overread.training.checkpoint import save_weights
 from overread.training.evaluate import predict_case
 from overread.training.inference import load_segmenter
-from overread.training.worker import OUTCOME, WEIGHTS
+from overread.training.worker import OUTCOME, WEIGHTS, check_fits
 
 if TYPE_CHECKING:
     from overread.architectures import Segmenter
@@ -91,13 +91,29 @@ def check(settings: PruneSettings) -> None:
     levels_of(segmenter)
 
 
+def check_cases(outcome: TrialOutcome, prepared: Prepared) -> None:
+    """Raise `UserError` unless the trial fits the data and was validated on the same cases as they say."""
+    check_fits(outcome.config, prepared)
+    validated = {case for score in outcome.variants[:1] for case in score.case_dice}
+    cases = set(prepared.splits.fold(outcome.config.fold).validation)
+    if validated != cases:
+        raise UserError(
+            f"data must be split as for trial {outcome.trial_id}, but of its {len(validated)} validation cases and the "
+            f"{len(cases)} of fold {outcome.config.fold} only {len(validated & cases)} are the same: give the --data, "
+            "--seed, --folds and --group-pattern of its training"
+        )
+
+
 def prune(settings: PruneSettings, prepared: Prepared) -> Pruned:
     """Measure all levels on the validation cases of the trial's fold and write the chosen one to `settings.out`.
+
+    Data prepared otherwise than for the trial raise `UserError`: the level would be chosen on cases it trained on.
 
     The folder holds `levels.csv`, `levels.md`, `levels.png`, `weights.safetensors`, `member.onnx` if asked for, and
     `outcome.json` last: it is a trial's folder, whose network has the chosen level only.
     """
     outcome = read_trial(settings.trial)
+    check_cases(outcome, prepared)
     segmenter = _load(settings, outcome)
     scores, records = [], {}
     for variant in levels_of(segmenter):
