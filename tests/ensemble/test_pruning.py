@@ -13,8 +13,8 @@ def built(**options: object):
 
 
 def score(level: int, dice: float) -> LevelScore:
-    cost = LevelCost(level=level, parameters=level, flops=level, seconds=1.0)
-    return LevelScore(cost=cost, dice=dice, iou=dice, pooled_iou=dice, cases=3)
+    cost = LevelCost(level=level, parameters=level, size=(16, 16), flops=level, seconds=1.0)
+    return LevelScore(cost=cost, seconds_per_case=2.0, dice=dice, iou=dice, pooled_iou=dice, cases=3)
 
 
 def test_levels_have_the_parameters_of_the_paper_and_the_flops_of_their_convolutions():
@@ -27,6 +27,7 @@ def test_levels_have_the_parameters_of_the_paper_and_the_flops_of_their_convolut
     assert first.flops == 2 * inner
     assert second.flops > first.flops
     assert first.seconds > 0
+    assert first.sides == "16x16"
 
 
 def test_the_smallest_level_within_the_tolerance_is_chosen():

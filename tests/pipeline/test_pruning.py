@@ -102,6 +102,21 @@ def test_data_split_otherwise_than_for_the_trial_are_refused(trial, tmp_path: Pa
     assert not (tmp_path / "small").exists()
 
 
+def test_a_case_takes_the_time_of_all_its_patches(tmp_path: Path):
+    prepared = tiny_prepared(tmp_path / "data", shape=(1, 64, 64), cases=3)
+    config = TrialConfig(
+        architecture="unet_sharp", options=OPTIONS, in_channels=1, classes=2, patch_size=(8, 8), steps=2, epochs=1
+    )
+    context = WorkerContext(trial_id="t", folder=tmp_path / "trial", device=torch.device("cpu"), threads=1)
+    train_trial(config, prepared, context)
+    result = prune(PruneSettings(trial=tmp_path / "trial", out=tmp_path / "small", level=1), prepared)
+    (small,) = result.outcome.variants
+    assert small.seconds_per_case == result.scores[0].seconds_per_case > result.scores[0].cost.seconds
+    table = (tmp_path / "small" / "levels.md").read_text()
+    for column in ("GFLOPs per patch of 8x8", "ms per patch of 8x8", "ms per case"):
+        assert column in table
+
+
 def test_the_speed_of_levels_is_drawn(trial, tmp_path: Path):
     folder, prepared, _ = trial
     result = prune(PruneSettings(trial=folder, out=tmp_path / "small", tolerance=0.9), prepared)

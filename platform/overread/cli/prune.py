@@ -40,8 +40,8 @@ def prune(
 ) -> None:
     """Prune a trained network to its smallest level whose validation Dice is within the tolerance.
 
-    Writes parameters, FLOPs, time per image and IoU of all levels as table and picture, and the pruned network as a
-    trial of its own. The preparation options are needed only with --data.
+    Writes parameters, FLOPs, time per patch and per case, and IoU of all levels as table and picture, and the pruned
+    network as a trial of its own. The preparation options are needed only with --data.
     """
     from overread.errors import UserError
     from overread.pipeline import pruning, stages

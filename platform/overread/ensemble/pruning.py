@@ -25,10 +25,17 @@ class LevelCost(JsonRecord):
 
     level: int
     parameters: int
+    size: tuple[int, ...]
+    """The patch that it was measured on; a larger case takes many."""
     flops: int
-    """Floating-point operations of one image (a multiplication and an addition are two)."""
+    """Floating-point operations of one patch (a multiplication and an addition are two)."""
     seconds: float
-    """Median time of one image."""
+    """Median time of one patch."""
+
+    @property
+    def sides(self) -> str:
+        """The size for a table, such as `96x96`."""
+        return "x".join(map(str, self.size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,8 @@ class LevelScore(JsonRecord):
     """A level on the validation cases."""
 
     cost: LevelCost
+    seconds_per_case: float
+    """Mean time of a whole case with all of its patches, from the prepared image to the mask in its own grid."""
     dice: float
     """Mean over cases of the mean over foreground classes."""
     iou: float
@@ -75,7 +84,7 @@ def stand_alone(segmenter: Segmenter, variant: Variant) -> Alone:
 def level_cost(
     segmenter: Segmenter, variant: Variant, *, in_channels: int, size: tuple[int, ...], repeats: int = REPEATS
 ) -> LevelCost:
-    """Measure a level alone on one random image (1, in_channels, *size), on the device of its weights."""
+    """Measure a level alone on one random patch (1, in_channels, *size), on the device of its weights."""
     from torch.utils.flop_counter import FlopCounterMode
 
     part = stand_alone(segmenter, variant).segmenter.eval()
@@ -96,6 +105,7 @@ def level_cost(
     return LevelCost(
         level=variant.options[LEVEL],
         parameters=count_parameters(part),
+        size=tuple(size),
         flops=counter.get_total_flops(),
         seconds=statistics.median(seconds),
     )

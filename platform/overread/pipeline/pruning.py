@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,10 +166,12 @@ def _measure(
     cases = prepared.splits.fold(outcome.config.fold).validation
     dice: dict[str, float] = {}
     per_class: dict[str, list[float]] = {label: [] for label in prepared.label_names[1:]}
-    foreground = []
+    foreground, seconds = [], 0.0
     cost = level_cost(segmenter, variant, in_channels=outcome.config.in_channels, size=outcome.config.patch_size)
     for case_id in cases:
+        started = time.perf_counter()
         mask = predict_case(part, prepared, case_id, outcome.config, None, settings.device)
+        seconds += time.perf_counter() - started
         truth = open_case(prepared, case_id).truth
         found = case_dice(mask, truth, prepared.classes)
         dice[case_id] = found.mean
@@ -180,6 +183,7 @@ def _measure(
     mean = sum(dice.values()) / len(dice)
     score = LevelScore(
         cost=cost,
+        seconds_per_case=seconds / len(cases),
         dice=mean,
         iou=sum(jaccard.formula(counts) for counts in foreground) / len(foreground),
         pooled_iou=jaccard.formula(pooled),
@@ -190,7 +194,7 @@ def _measure(
         dice=mean,
         dice_per_class={label: sum(values) / len(values) if values else None for label, values in per_class.items()},
         cases=len(cases),
-        seconds_per_case=cost.seconds,
+        seconds_per_case=score.seconds_per_case,
         case_dice=dice,
     )
     return score, record
@@ -204,6 +208,7 @@ def level_grid(scores: list[LevelScore], kept: LevelScore | None = None) -> Grid
             f"{s.cost.parameters:,}",
             f"{s.cost.flops / 1e9:.3f}",
             f"{1000 * s.cost.seconds:.1f}",
+            f"{1000 * s.seconds_per_case:.1f}",
             f"{s.dice:.4f}",
             f"{s.iou:.4f}",
             f"{s.pooled_iou:.4f}",
@@ -211,5 +216,7 @@ def level_grid(scores: list[LevelScore], kept: LevelScore | None = None) -> Grid
         )
         for s in scores
     )
-    columns = ("level", "parameters", "GFLOPs per image", "ms per image", "Dice", "IoU", "pooled IoU", "n")
+    patch = f"patch of {scores[0].cost.sides}"
+    costs = ("parameters", f"GFLOPs per {patch}", f"ms per {patch}", "ms per case")
+    columns = ("level", *costs, "Dice", "IoU", "pooled IoU", "n")
     return Grid("Pruning levels on the validation cases (* kept)", columns, rows)

@@ -233,7 +233,8 @@ def table_of_levels(findings: Findings) -> Grid:
                 share(pooled_iou(result, f"level_{level}_")),
             )
         )
-    columns = ("level", "parameters", "GFLOPs per image", "images per second", "IoU", "pooled IoU")
+    of = "".join(f" of {cost.sides}" for cost in list(costs.values())[:1])
+    columns = ("level", "parameters", f"GFLOPs per patch{of}", f"patches{of} per second", "IoU", "pooled IoU")
     return Grid(f"Figure 7 in figures: pruning levels of {SHARP_DEEP}", columns, tuple(rows))
 
 

@@ -83,7 +83,7 @@ def pruning_levels(path: Path, costs: Sequence[LevelCost], iou: Mapping[int, flo
     labels = [f"L{cost.level}" for cost in costs]
     panels = (
         ("parameters (millions)", [cost.parameters / 1e6 for cost in costs]),
-        ("images per second", [1 / cost.seconds for cost in costs]),
+        (f"patches of {costs[0].sides} per second", [1 / cost.seconds for cost in costs]),
         (f"mean IoU (n = {cases})", [iou[cost.level] for cost in costs]),
     )
     with drawing(path, 3.2, 3.0, len(panels)) as axes:
