@@ -39,6 +39,14 @@ def test_an_export_that_reads_otherwise_is_not_written(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_detector_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    with torch.device("meta"):
+        detector = ARCHITECTURES["mask_rcnn"].build({"width": 2}, in_channels=1, classes=2)
+    with pytest.raises(UserError, match="of a fixed computation, but this one looks for objects"):
+        export_onnx(detector, tmp_path / "member.onnx", in_channels=1, size=(64, 64))
+
+
 def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx, onnxscript, onnxruntime, .* overread\[onnx\]"):

@@ -1,3 +1,4 @@
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_packaged_level_is_stored_alone(trial, tmp_path: Path):
     assert (predict_case(package.segmenter(stored), prepared, case, stored.config, None, "cpu") == before).all()
 
 
-def test_what_cannot_be_pruned_is_told_before_any_data_is_read(trial, tmp_path: Path):
+def test_what_cannot_be_pruned_is_told_before_any_data_is_read(trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder, _, _ = trial
     with pytest.raises(UserError, match=r"one of those trained \(1, 2\), but got 4"):
         check(PruneSettings(trial=folder, out=tmp_path / "small", level=4))
@@ -83,6 +84,14 @@ def test_what_cannot_be_pruned_is_told_before_any_data_is_read(trial, tmp_path: 
         check(PruneSettings(trial=folder, out=folder))
     with pytest.raises(UserError, match=r"folder of a trial with outcome\.json"):
         check(PruneSettings(trial=tmp_path, out=tmp_path / "small"))
+    with pytest.raises(UserError, match="tolerance must be at least 0"):
+        check(PruneSettings(trial=folder, out=tmp_path / "small", tolerance=-0.1))
+    with pytest.raises(UserError, match="must not exist yet"):
+        check(PruneSettings(trial=folder, out=folder / "outcome.json"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check(PruneSettings(trial=folder, out=tmp_path / "small"))
+    with pytest.raises(UserError, match=r"overread\[onnx\]"):
+        check(PruneSettings(trial=folder, out=tmp_path / "small", onnx=True))
     outcome = TrialOutcome.load(folder / "outcome.json")
     replace(outcome, weights=None, state="failed").save(tmp_path / "failed" / "outcome.json")
     with pytest.raises(UserError, match="must have weights, but its state is failed"):
@@ -100,6 +109,23 @@ def test_data_split_otherwise_than_for_the_trial_are_refused(trial, tmp_path: Pa
     with pytest.raises(UserError, match="of its 3 validation cases and the 2 of fold 0 only 2 are the same"):
         prune(PruneSettings(trial=folder, out=tmp_path / "small"), fewer)
     assert not (tmp_path / "small").exists()
+
+
+def test_an_export_that_fails_leaves_nothing_behind(trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, prepared, _ = trial
+    settings = PruneSettings(trial=folder, out=tmp_path / "there" / "small", onnx=True)
+
+    def fail(*_: object, **__: object) -> float:
+        raise UserError("reads otherwise")
+
+    monkeypatch.setattr(pruning, "export_onnx", fail)
+    with pytest.raises(UserError, match="reads otherwise"):
+        prune(settings, prepared)
+    assert list((tmp_path / "there").iterdir()) == []
+    settings.out.mkdir()  # empty: it may be filled
+    monkeypatch.setattr(pruning, "export_onnx", lambda *_, **__: 0.0)
+    assert prune(settings, prepared).onnx_difference == 0.0
+    assert (settings.out / "outcome.json").is_file()
 
 
 def test_a_case_takes_the_time_of_all_its_patches(tmp_path: Path):

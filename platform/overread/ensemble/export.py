@@ -43,18 +43,25 @@ class _Reading(nn.Module):
         return self.segmenter.read(batch).probabilities
 
 
-def export_onnx(segmenter: Segmenter, path: Path, *, in_channels: int, size: tuple[int, ...]) -> float:
-    """Write `segmenter` as ONNX for images (B, in_channels, *size); return the largest difference of its probabilities.
-
-    Raises:
-        UserError: The extra is missing, the network needs more than images, or ONNX Runtime reads otherwise.
-
-    """
+def check_export(segmenter: Segmenter) -> None:
+    """Raise `UserError` if the extra is missing, or the network is not a function of images that ONNX can hold."""
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"ONNX export must find {', '.join(missing)}, but they are missing: pip install overread[onnx]")
     if segmenter.needs.extras:
         raise UserError(f"ONNX export takes images alone, but the network needs {sorted(segmenter.needs.extras)} too")
+    if segmenter.needs.instances:  # how many boxes it looks at depends on the image
+        raise UserError("ONNX export takes networks of a fixed computation, but this one looks for objects: choose one")
+
+
+def export_onnx(segmenter: Segmenter, path: Path, *, in_channels: int, size: tuple[int, ...]) -> float:
+    """Write `segmenter` as ONNX for images (B, in_channels, *size); return the largest difference of its probabilities.
+
+    Raises:
+        UserError: It cannot be exported (`check_export`), or ONNX Runtime reads otherwise.
+
+    """
+    check_export(segmenter)
     reading = _Reading(segmenter.float().cpu().eval())
     example = torch.randn(2, in_channels, *size, generator=torch.Generator().manual_seed(0))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -111,10 +111,15 @@ def level_cost(
     )
 
 
-def choose_level(scores: Sequence[LevelScore], tolerance: float) -> LevelScore:
-    """Return the smallest level whose validation Dice is at most `tolerance` below the best one."""
+def check_tolerance(tolerance: float) -> None:
+    """Raise `UserError` for a tolerance that is no part of one."""
     if not 0 <= tolerance < 1:
         raise UserError(f"tolerance must be at least 0 and below 1 (points of Dice), but got {tolerance}")
+
+
+def choose_level(scores: Sequence[LevelScore], tolerance: float) -> LevelScore:
+    """Return the smallest level whose validation Dice is at most `tolerance` below the best one."""
+    check_tolerance(tolerance)
     if not scores:
         raise UserError("there must be a level to choose from, but there is none")
     best = max(score.dice for score in scores)

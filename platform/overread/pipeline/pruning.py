@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overread.data.store import open_case
-from overread.ensemble.export import export_onnx
+from overread.ensemble.export import check_export, export_onnx
 from overread.ensemble.pruning import (
     LevelScore,
+    check_tolerance,
     choose_level,
     find_level,
     level_cost,
@@ -84,12 +86,15 @@ def run_of(trial: Path) -> RunRecord | None:
 
 def check(settings: PruneSettings) -> None:
     """Raise `UserError` for what can be told before any data is read."""
-    if settings.out.exists() and any(settings.out.iterdir()):
+    check_tolerance(settings.tolerance)
+    if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise UserError(f"{settings.out} must not exist yet, but it does: give another --out")
     segmenter = _load(settings, read_trial(settings.trial))
     if settings.level is not None:
         find_level(segmenter, settings.level)
     levels_of(segmenter)
+    if settings.onnx:
+        check_export(segmenter)
 
 
 def check_cases(outcome: TrialOutcome, prepared: Prepared) -> None:
@@ -111,7 +116,7 @@ def prune(settings: PruneSettings, prepared: Prepared) -> Pruned:
     Data prepared otherwise than for the trial raise `UserError`: the level would be chosen on cases it trained on.
 
     The folder holds `levels.csv`, `levels.md`, `levels.png`, `weights.safetensors`, `member.onnx` if asked for, and
-    `outcome.json` last: it is a trial's folder, whose network has the chosen level only.
+    `outcome.json`: it is a trial's folder, whose network has the chosen level only. It appears whole or not at all.
     """
     outcome = read_trial(settings.trial)
     check_cases(outcome, prepared)
@@ -138,19 +143,21 @@ def prune(settings: PruneSettings, prepared: Prepared) -> Pruned:
         workers=outcome.workers,
         weights=WEIGHTS,
     )
-    settings.out.mkdir(parents=True, exist_ok=True)
     grid = level_grid(scores, kept)
-    write_bytes(settings.out / f"{TABLE}.csv", grid.csv().encode())
-    write_bytes(settings.out / f"{TABLE}.md", grid.markdown().encode())
     iou = {score.cost.level: score.iou for score in scores}
-    pruning_levels(settings.out / PICTURE, [score.cost for score in scores], iou, scores[0].cases)
-    save_weights(settings.out / WEIGHTS, part.segmenter)
     difference = None
-    if settings.onnx:
-        size = outcome.config.patch_size
-        channels = outcome.config.in_channels
-        difference = export_onnx(part.segmenter, settings.out / MODEL, in_channels=channels, size=size)
-    pruned.save(settings.out / OUTCOME)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.out.parent, prefix=".partial-") as temporary:
+        folder = Path(temporary) / "pruned"
+        write_bytes(folder / f"{TABLE}.csv", grid.csv().encode())
+        write_bytes(folder / f"{TABLE}.md", grid.markdown().encode())
+        pruning_levels(folder / PICTURE, [score.cost for score in scores], iou, scores[0].cases)
+        save_weights(folder / WEIGHTS, part.segmenter)
+        if settings.onnx:
+            size, channels = outcome.config.patch_size, outcome.config.in_channels
+            difference = export_onnx(part.segmenter, folder / MODEL, in_channels=channels, size=size)
+        pruned.save(folder / OUTCOME)
+        folder.rename(settings.out)
     return Pruned(tuple(scores), kept, pruned, difference)
 
 
