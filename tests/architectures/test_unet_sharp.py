@@ -302,6 +302,31 @@ def test_the_presence_term_is_the_mean_over_branches_and_classes():
     assert guided(batch)["presence"].item() == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
 
 
+@pytest.mark.parametrize(
+    ("guidance", "weight", "message"),
+    [
+        (True, 0.0, "presence must be > 0 with guidance"),
+        (True, -3.0, "presence must be > 0 with guidance"),
+        (True, math.nan, "presence must be > 0 with guidance"),
+        (False, -3.0, "presence must come with guidance, but got -3.0"),
+        (False, 0.3, "presence must come with guidance, but got 0.3"),
+    ],
+)
+def test_the_weight_of_presence_needs_the_guidance_and_the_guidance_it(guidance, weight, message):
+    options = UNetSharpOptions(width=4, level=1, guidance=guidance)
+    with pytest.raises(UserError, match=message):
+        UNetSharpSegmenter(options, in_channels=1, classes=2, losses={"presence": weight})
+
+
+def test_a_pruned_network_keeps_its_loss_weights():
+    options = UNetSharpOptions(width=4, level=2, guidance=True, deep_supervision=True)
+    guided = UNetSharpSegmenter(options, in_channels=1, classes=2, losses={"presence": 0.3, "dice": 0.5})
+    small = guided.pruned(1)
+    assert small.presence_weight == 0.3
+    assert small.loss_weights == {"focal": 0.5, "dice": 0.5, "lovasz": 0.5}
+    assert UNetSharpSegmenter(UNetSharpOptions(width=4), in_channels=1, classes=2).presence_weight == 1.0
+
+
 def test_one_sample_cannot_train_the_guidance():
     guided = segmenter(guidance=True).train()
     with pytest.raises(UserError, match="at least 2 samples"):

@@ -280,7 +280,7 @@ class UNetSharpSegmenter(Segmenter):
         self.options = options
         self.classes = check_classes(classes)
         weights = self._loss_weights(losses)
-        self.presence_weight = weights.pop(PRESENCE)
+        self.presence_weight = self._check_presence(weights.pop(PRESENCE))
         self.loss_weights = check_weights(weights)
         self.network = UNetSharp(options, in_channels=in_channels, spatial_dims=spatial_dims)
         self.needs = Needs(size_multiple=self.network.size_multiple)
@@ -293,6 +293,17 @@ class UNetSharpSegmenter(Segmenter):
                 hidden = node[0] >= max(options.level - 1, 1)
                 self.guides[name_of(node)] = Guidance(channels, classes - 1, hidden=hidden)
 
+    def _check_presence(self, weight: float) -> float:
+        """Return the weight of `presence`: the modules learn from nothing else, and without them it has no meaning."""
+        if self.options.guidance and not weight > 0:
+            raise UserError(f"loss weight presence must be > 0 with guidance, which learns from it, but got {weight}")
+        if not self.options.guidance and weight not in (0.0, self.default_losses[PRESENCE]):
+            raise UserError(
+                f"loss weight presence must come with guidance, but got {weight} without: switch guidance on, or leave "
+                "presence out"
+            )
+        return weight
+
     def pretrained(self) -> tuple[Pretrained, ...]:
         """Return the encoder's weights, where the options name them."""
         weights = self.options.encoder_weights
@@ -303,7 +314,7 @@ class UNetSharpSegmenter(Segmenter):
         return self.network.branches(deep=self.options.deep_supervision)
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
-        """Return `focal`, `dice`, `lovasz` and `presence` (where weighted) and "loss", each the mean over branches."""
+        """Return `focal`, `dice` and `lovasz` (where weighted), `presence` (guided) and "loss": means over branches."""
         maps = self.network.features(batch.images).deep
         truth = batch.soft_targets(self.classes)[:, 1:]
         targets = {truth.shape[-1]: truth}
@@ -313,7 +324,7 @@ class UNetSharpSegmenter(Segmenter):
             if size not in targets:
                 targets[size] = max_pool(truth, truth.shape[-1] // size)
             losses.append(sigmoid_losses(head(maps[name]), targets[size], self.loss_weights))
-            if self.options.guidance and self.presence_weight > 0:
+            if self.options.guidance:
                 presence = presence_loss(self.guides[name](maps[name]), truth).mean()
                 losses[-1][PRESENCE] = presence.detach()
                 losses[-1]["loss"] = losses[-1]["loss"] + self.presence_weight * presence
@@ -404,7 +415,7 @@ class UNetSharpSegmenter(Segmenter):
                 in_channels=self.network.in_channels,
                 classes=self.classes,
                 spatial_dims=self.network.spatial_dims,
-                losses=self.loss_weights,
+                losses=self.loss_weights | {PRESENCE: self.presence_weight},
             )
         own = self.state_dict()
         small.load_state_dict({name: own[name].clone() for name in small.state_dict()}, assign=True)
