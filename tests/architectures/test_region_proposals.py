@@ -35,6 +35,16 @@ def test_anchors_move_by_their_deltas_and_stay_in_the_image():
     torch.testing.assert_close(tensor(propose(found)[0][0]), tensor([0.0, 0, 8, 2]))
 
 
+def test_a_box_that_leaves_the_image_is_no_proposal():
+    still = [0.0] * 4
+    out = [-2.0, 0.0, 0.0, 0.0]  # two sides to the left: x -8..-4
+    found = regions((5.0, 2, 0, 1), [out, still, still, still])
+    _, second, _, large = (box for level in LEVELS for box in level.tolist())
+    assert propose(found) == [[second, large]]
+    nothing = regions(deltas=[out, [-5.0, 0.0, 0.0, 0.0], [-5.0, 0.0, 0.0, 0.0], out])
+    assert propose(nothing) == [[]]
+
+
 def test_losses_by_hand():
     # The truth is the first anchor, moved by a quarter of its side; the others are background.
     # IoU: 12 / 20 < 0.7, but it is the best.

@@ -24,6 +24,8 @@ OBJECT_SHARE = 0.5
 """Largest share of objects among the sampled anchors."""
 BETA = 1 / 9
 """Where the smooth L1 loss of boxes turns from square to linear (Faster R-CNN's released code)."""
+PROPOSAL_SIDE = 1e-3
+"""Of a proposal, in pixels: a box beyond the border is cut to nothing, and nothing is never thinned by NMS."""
 PLAIN = (1.0, 1.0, 1.0, 1.0)
 """Weights of the coded boxes."""
 
@@ -42,8 +44,8 @@ class Regions:
     def propose(self, size: tuple[int, int], *, candidates: int, proposals: int, overlap: float) -> list[Tensor]:
         """Return for every image the boxes (P, 4) worth a closer look, by falling objectness, without gradients.
 
-        Of every level the `candidates` best anchors are moved to their boxes, cut to the image of `size` and thinned
-        by NMS at IoU `overlap`; the `proposals` best of all levels remain.
+        Of every level the `candidates` best anchors are moved to their boxes, cut to the image of `size` (those outside
+        fall) and thinned by NMS at IoU `overlap`; the `proposals` best of all levels remain.
         """
         with torch.no_grad():
             return [self._propose(image, size, candidates, proposals, overlap) for image in range(len(self.deltas))]
@@ -56,9 +58,11 @@ class Regions:
         for own, logits, deltas in zip(self.anchors, objectness, moves, strict=True):
             best = logits.argsort(descending=True, stable=True)[:candidates]
             moved = clip(decode(deltas[best], own[best], PLAIN), size)
-            stays = nms(moved, logits[best], overlap)
+            inside = (moved[:, 2:] - moved[:, :2]).amin(1) >= PROPOSAL_SIDE
+            moved, ranks = moved[inside], logits[best][inside]
+            stays = nms(moved, ranks, overlap)
             boxes.append(moved[stays])
-            scores.append(logits[best][stays])
+            scores.append(ranks[stays])
         order = torch.cat(scores).argsort(descending=True, stable=True)[:proposals]
         return torch.cat(boxes)[order]
 
