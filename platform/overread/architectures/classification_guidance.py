@@ -3,7 +3,8 @@
 The supervised node's map is pooled by mean and maximum; a small classifier says for every foreground class whether the
 image has any of it, and its yes or no multiplies the branch's probabilities. The target is whether the truth is empty.
 Differs from the paper: no ReLU before the softmax (it would forbid sure answers); hidden width C and dropout 0.5 are
-ours, the paper gives none; in training the probabilities are not gated, since the yes or no has no gradient.
+ours, the paper gives none; in training the probabilities are not gated, since the yes or no has no gradient. A case
+read by sliding windows is gated window by window, as it was trained patch by patch: yes or no is of the window alone.
 """
 
 from __future__ import annotations
