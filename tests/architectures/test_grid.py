@@ -54,12 +54,6 @@ def test_a_level_without_intra_connections_is_nested():
     assert grid.sources((2, 2)) == Grid("sharp", 4).sources((2, 2))
 
 
-def test_what_an_output_needs():
-    assert Grid("sharp", 4).up_to([(0, 1)]) == ((0, 0), (1, 0), (0, 1))
-    assert Grid("nested", 2).up_to([(1, 1)]) == ((0, 0), (1, 0), (2, 0), (1, 1))
-    assert set(Grid("sharp", 4).up_to([(0, 4)])) == set(Grid("sharp", 4).nodes())
-
-
 def test_a_grid_has_a_level():
     with pytest.raises(UserError, match="at least 1, but got 0"):
         Grid("plain", 0)

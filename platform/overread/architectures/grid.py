@@ -14,7 +14,6 @@ Whoever builds a network from it says how maps are resized and joined.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,14 +82,6 @@ class Grid:
         same = [Source((i, k), 0) for k in range(j if self.nested else 1)]
         reach = j if self.wiring == "sharp" and all(self.intra[i : i + 1]) else 1
         return (*same, *(Source((i + k, j - k), k) for k in range(1, reach + 1)))
-
-    def up_to(self, outputs: Iterable[Node]) -> tuple[Node, ...]:
-        """Return the nodes that `outputs` need, themselves included, each after all that it takes."""
-        needed = set(outputs)
-        for node in reversed(self.nodes()):
-            if node in needed:
-                needed |= {source.node for source in self.sources(node)}
-        return tuple(node for node in self.nodes() if node in needed)
 
 
 def name_of(node: Node) -> str:
