@@ -196,6 +196,16 @@ def test_pruning_gives_a_smaller_network_with_the_reading_of_its_level(connectio
     assert torch.equal(small.read(batch).probabilities, expected)
 
 
+@pytest.mark.parametrize("options", [{}, {"wiring": "nested"}, {"guidance": True}, {"inference": "deepest"}])
+def test_the_heads_of_one_pass_read_what_their_levels_read_alone(options):
+    deep, batch = segmenter(deep_supervision=True, level=3, **options), toy_batch((16, 16))
+    heads = dict(deep.read(batch).alternatives())
+    assert list(heads) == ["level_1", "level_2", "level_3"]
+    for name, probabilities in heads.items():
+        assert torch.equal(probabilities, deep.read(batch, variant=deep.variant(name)).probabilities)
+        assert torch.equal(probabilities, deep.pruned(int(name[-1])).read(batch).probabilities)
+
+
 def test_a_pruned_network_owns_its_weights():
     deep, batch = segmenter(deep_supervision=True), toy_batch((16, 16))
     before = deep.read(batch).probabilities

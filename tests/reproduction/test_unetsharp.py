@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from overread.architectures.contract import build_segmenter
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.data.phantom import PhantomSettings, write_phantom
@@ -16,8 +18,10 @@ from overread.data.store import open_case
 from overread.errors import UserError
 from overread.reproduction import PAPERS, unetsharp
 from overread.reproduction.configs import options_at
+from overread.reproduction.measuring import TestCase
 from overread.reproduction.program import ReproductionSettings, choose_rows, reproduce
 from overread.reproduction.results import CaseMeasures, RowResult
+from overread.testing.tiny import tiny_config, tiny_prepared
 
 ROWS = ("UNet", "UNet# DS", "UNet# CGM")
 
@@ -37,6 +41,28 @@ def test_pooled_measures_by_hand():
     assert unetsharp.pooled_iou(both) == pytest.approx(3 / 10)
     assert unetsharp.soft_dice(both) == pytest.approx(4 / 8)
     assert unetsharp.pooled_iou(result({})) is None
+
+
+def test_one_pass_measures_all_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(
+        architecture="unet_sharp", options={"width": 4, "level": 2, "deep_supervision": True}, patch_size=(8, 8)
+    )
+    segmenter = build_segmenter(config).eval()
+    with torch.no_grad():
+        segmenter.heads["x01"].bias.fill_(9.0)  # level 1 finds everything, level 2 nothing
+        segmenter.heads["x02"].bias.fill_(-9.0)
+    prepared = tiny_prepared(tmp_path, cases=1)
+    case = TestCase("UNet# DS", segmenter, config, prepared, "case0", unetsharp.PROTOCOLS["small"], "cpu")
+    passes, read = [], segmenter.read
+    monkeypatch.setattr(segmenter, "read", lambda *args, **kw: passes.append(kw["variant"]) or read(*args, **kw))
+    values = unetsharp.measure(case)
+    assert passes == [None, None]  # the mean of the heads, and the heads
+    assert [values[f"level_1_{count}"] for count in ("tp", "fp", "fn")] == [16, 48, 0]  # a square of 4 x 4 in 8 x 8
+    assert [values[f"level_2_{count}"] for count in ("tp", "fp", "fn")] == [0, 0, 16]
+    assert (values["level_1_jaccard"], values["level_2_jaccard"]) == (16 / 64, 0)
+    plain = tiny_config(architecture="unet_sharp", options={"width": 4, "level": 2}, patch_size=(8, 8))
+    single = replace(case, segmenter=build_segmenter(plain).eval())
+    assert set(unetsharp.measure(single)) == {"soft_overlap", "soft_total"}
 
 
 def test_the_core_rows_are_those_of_table_1():
