@@ -34,7 +34,18 @@ def test_the_core_rows_are_those_of_table_3():
     counts = [published_parameters(paper.row(name)) for name in core[1:]]
     assert counts == [31_046_345, 40_452_425, 42_811_721, 43_549_001, 43_585_865]
     assert options_at(paper.row("DAINet 0111"), 0.25) == {"switches": [False, True, True, True], "width": 16}
-    assert PretrainConfig.from_json(dainet.PRETRAINING["paper"].to_json()) == PretrainConfig()
+
+
+def test_the_teacher_of_the_paper() -> None:
+    found = dainet.PRETRAINING["paper"]
+    vit = found.vit
+    assert (vit.size, vit.patch, vit.depth, vit.width, vit.heads) == ("small", 16, 12, 384, 6)
+    assert (found.crops.size, found.batch_size, found.epochs, found.learning_rate) == (256, 64, 800, 1e-4)
+    assert (found.crops.scale, found.crops.local_scale) == ((0.4, 1.0), (0.05, 0.4))
+    assert (found.hidden, found.bottleneck, found.outputs) == (2048, 256, 65536)
+    assert (found.student_temperature, found.first_teacher_temperature, found.teacher_temperature) == (0.1, 0.04, 0.07)
+    assert (found.weight_decay, found.last_weight_decay, found.warm_up_epochs) == (0.04, 0.4, 10)
+    assert (found.momentum, found.centre_momentum, found.gradient_clip) == (0.996, 0.9, 3.0)
 
 
 def test_printed_differences():

@@ -182,6 +182,14 @@ def test_collapse_is_said_in_words() -> None:
     assert even is not None
     assert "one output for all images (entropy 0.001 of 4.159 nats)" in one
     assert "same even output" in even
+    # the outputs of all images are one distribution, neither sharp nor even: mean entropy and entropy of the mean agree
+    same = torch.tensor([0.5, 0.25, 0.125, 0.125]).expand(2, 3, 4)
+    figures = entropies(same, same.mean((0, 1)))
+    assert float(figures["entropy"]) == pytest.approx(1.75 * math.log(2))
+    said = collapse(float(figures["entropy"]), float(figures["spread"]), 4)
+    assert said is not None
+    assert "nearly the same output for all images (they tell apart 0.000 of 1.386 nats)" in said
+    assert collapse(0.5 * full, 0.515 * full, 64) is None
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,9 @@ NEAR = 0.01
 def collapse(entropy: float, spread: float, outputs: int) -> str | None:
     """Say in words that the teacher tells no images apart, or return None.
 
-    Outputs that are sharp for each image are wanted; it is their mean over images that must not be sharp too.
+    Outputs that are sharp for each image are wanted; it is their mean over images that must not be sharp too. Spread
+    less entropy is the information that an output has about its image (nats, at least 0): none is left of it where the
+    same distribution, however sharp, is given to all.
     """
     full = math.log(outputs)
     if spread < NEAR * full:
@@ -271,5 +273,11 @@ def collapse(entropy: float, spread: float, outputs: int) -> str | None:
         return (
             f"the teacher has collapsed to the same even output for all images (entropy {entropy:.3f} of {full:.3f} "
             "nats): lower the teacher's temperature, or train longer"
+        )
+    if spread - entropy < NEAR * full:
+        return (
+            "the teacher has collapsed to nearly the same output for all images (they tell apart "
+            f"{max(spread - entropy, 0.0):.3f} of {full:.3f} nats): train longer, lower the teacher's temperature or "
+            "the learning rate"
         )
     return None
