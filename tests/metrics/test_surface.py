@@ -6,6 +6,7 @@ import pytest
 from overread.errors import UserError
 from overread.metrics.surface import (
     batch_surface_dice_of_ugs_net,
+    dice_of_transunet,
     hausdorff_95,
     surface,
     surface_dice,
@@ -81,6 +82,30 @@ def test_hd95_is_the_larger_directed_percentile():
     second[0, 1:20] = False  # now the first's are 0, 1, ..., 19 and 29 away: number 19 of 0..20
     assert hausdorff_95(first, second) == 19.0
     assert hausdorff_95(second, first) == 19.0
+
+
+def test_hd95_of_the_tables_pools_both_directions():
+    # the first is one pixel, the second it and those 1, 2, ..., 9 away: 11 distances 0, 0, 1, ..., 9; the 95th
+    # percentile is number 9.5 from 0, half-way between 8 and 9; of the second's 10 alone, number 8.55 of 0..9
+    first, second = np.zeros((1, 12), bool), np.zeros((1, 12), bool)
+    first[0, 0] = second[0, :10] = True
+    assert hausdorff_95(first, second, pooled=True) == pytest.approx(8.5)
+    assert hausdorff_95(second, first, (1.0, 2.0), pooled=True) == pytest.approx(17.0)
+    assert hausdorff_95(first, second) == pytest.approx(8.55)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "dice", "distance"),
+    [(NONE, NONE, 0.0, 0.0), (SQUARE, NONE, 1.0, 0.0), (NONE, SQUARE, 0.0, 0.0), (SQUARE, SQUARE, 1.0, 0.0)],
+)
+def test_empty_masks_by_the_rule_of_transunet(prediction, truth, dice, distance):
+    assert dice_of_transunet(prediction, truth) == dice
+    assert hausdorff_95(prediction, truth, transunet_compat=True) == distance
+
+
+def test_the_rule_of_transunet_is_dice_where_nothing_is_empty():
+    assert dice_of_transunet(SQUARE, np.roll(SQUARE, 1, 1)) == 0.75  # 12 of 16 pixels in common
+    assert hausdorff_95(SQUARE, np.roll(SQUARE, 1, 1), transunet_compat=True) == 1.0
 
 
 @pytest.mark.parametrize(

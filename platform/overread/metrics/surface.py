@@ -7,7 +7,9 @@ Normalised surface Dice (NSD, Nikolov et al. 2018): the share of both surfaces t
     (|{a in S_A: d(a, S_B) <= t}| + |{b in S_B: d(b, S_A) <= t}|) / (|S_A| + |S_B|).
 Each surface voxel counts once, while DeepMind's program weights them by surface area: the same for cubic voxels up to
 the voxels' edges. UGS-Net takes the mean of the two surfaces' shares instead.
-HD95 (Metrics Reloaded, Maier-Hein et al. 2024): the larger of the 95th percentiles of the two directed distances.
+HD95 has two forms. Of Metrics Reloaded (Maier-Hein et al. 2024), the default: the larger of the 95th percentiles of the
+two directed distances. Of MedPy, and so of most tables (`pooled`): the 95th percentile of the distances of both
+directions together.
 
 Conventions (design section 5): both masks empty: NSD 1, HD95 0. One empty: NSD 0, and HD95 is undefined (None), as no
 distance is to nothing: it is left out of means and of their n, so look at the NSD or the Dice beside it.
@@ -46,13 +48,16 @@ class SurfaceDistances:
         near = sum(int((distances <= tolerance).sum()) for distances in (self.first, self.second))
         return ratio(near, len(self.first) + len(self.second))
 
-    def hausdorff(self, percentile: float = PERCENTILE) -> float | None:
+    def hausdorff(self, percentile: float = PERCENTILE, *, pooled: bool = False) -> float | None:
         """Return the larger of both directed percentiles (100: the Hausdorff distance); both empty 0, one empty None.
 
-        Percentiles between two distances are interpolated linearly.
+        `pooled`: the percentile of both directions' distances together. Percentiles between two distances are
+        interpolated linearly.
         """
         if not len(self.first) or not len(self.second):
             return 0.0 if len(self.first) == len(self.second) else None
+        if pooled:
+            return float(np.percentile(np.concatenate([self.first, self.second]), percentile))
         return max(float(np.percentile(distances, percentile)) for distances in (self.first, self.second))
 
 
@@ -95,9 +100,28 @@ def surface_dice(first: Mask, second: Mask, tolerance: float, spacing: Spacing =
     return surface_distances(first, second, spacing).dice(tolerance)
 
 
-def hausdorff_95(first: Mask, second: Mask, spacing: Spacing = None) -> float | None:
-    """Return the HD95 of two masks (*S) in the unit of the spacing; None: voxels, as many papers' tables print it."""
-    return surface_distances(first, second, spacing).hausdorff()
+def hausdorff_95(
+    first: Mask, second: Mask, spacing: Spacing = None, *, pooled: bool = False, transunet_compat: bool = False
+) -> float | None:
+    """Return the HD95 of two masks (*S) in the unit of the spacing; None: voxels, as many papers' tables print it.
+
+    `pooled` is the tables' form. `transunet_compat` is the rule of TransUNet's program where a mask is empty, only to
+    compare with its tables and those that follow it (see `dice_of_transunet`): the distance is 0, the best there is.
+    """
+    found = surface_distances(first, second, spacing).hausdorff(pooled=pooled)
+    return 0.0 if found is None and transunet_compat else found
+
+
+def dice_of_transunet(prediction: Mask, truth: Mask) -> float:
+    """Return the Dice of two masks (*S) by the rule of TransUNet's program: only to compare with tables made by it.
+
+    A structure that is found though it is not there counts as 1, and an empty prediction as 0, also where nothing is to
+    be found; the HD95 beside is 0 in both cases.
+    """
+    found, there = np.asarray(prediction, bool), np.asarray(truth, bool)
+    if not found.any():
+        return 0.0
+    return 2 * int((found & there).sum()) / int(found.sum() + there.sum()) if there.any() else 1.0
 
 
 def batch_surface_dice_of_ugs_net(predictions: Mask, truths: Mask, tolerance: float = 1.0) -> float:
