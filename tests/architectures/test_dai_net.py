@@ -137,6 +137,14 @@ def test_losses_are_half_cross_entropy_and_half_dice():
     torch.testing.assert_close(losses["loss"].detach(), (losses["ce"] + losses["dice"]) / 2)
 
 
+@pytest.mark.parametrize("term", ["dice_all", "dice_squared"])
+def test_the_dice_of_the_paper_is_a_choice(term: str) -> None:
+    segmenter = ARCHITECTURES["dai_net"].build(SMALL, in_channels=1, classes=3, losses={"dice": 0.0, term: 0.5})
+    losses = segmenter(toy_batch((32, 16), needs=segmenter.needs))
+    assert set(losses) == {"loss", "ce", term}
+    torch.testing.assert_close(losses["loss"].detach(), (losses["ce"] + losses[term]) / 2)
+
+
 def test_members_carry_the_teacher():
     segmenter = ARCHITECTURES["dai_net"].build(SMALL, in_channels=1, classes=3)
     weights = segmenter.state_dict()

@@ -71,6 +71,15 @@ def test_softmax_terms_are_weighted_and_unused_ones_left_out():
     assert set(softmax_losses(logits, targets, {"ce": 1.0, "dice": 0.0})) == {"loss", "ce"}
 
 
+def test_dice_over_all_classes_by_hand():
+    logits, targets = torch.tensor([0.0, math.log(3)]).reshape(1, 2, 1), torch.tensor([0.0, 1.0]).reshape(1, 2, 1)
+    found = softmax_losses(logits, targets, {"ce": 0.0, "dice_all": 1.0, "dice_squared": 2.0})
+    # probabilities 1/4 and 3/4; the background overlaps nowhere: its loss is 1 but for 1e-5
+    assert found["dice_all"].item() == pytest.approx((1 + 1 - 1.5 / 1.75) / 2, abs=1e-4)
+    assert found["dice_squared"].item() == pytest.approx((1 + 1 - 1.5 / (1 + 9 / 16)) / 2, abs=1e-4)
+    assert found["loss"].item() == pytest.approx(found["dice_all"].item() + 2 * found["dice_squared"].item())
+
+
 def test_sigmoid_terms_by_hand():
     logits, targets = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
     found = sigmoid_losses(logits, targets, {"focal": 0.5, "dice": 1.0, "lovasz": 0.5})

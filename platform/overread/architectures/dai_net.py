@@ -12,7 +12,12 @@ Parameters for 1 + 6 channels and 9 classes: dual 1111 43,585,865; 0111 43,549,0
 1111 with own bottoms 55,126,345; single 31,046,345. The teacher is frozen and not counted.
 The paper leaves open how the encoders meet: by default their pooled last levels are concatenated (512 + 512) before the
 bottom's two convolutions, as in the same group's Y-Net (`fusion` "pooled"); "own_bottom" gives each encoder a fifth
-level and concatenates those. Its Dice is over all classes, ours over the foreground.
+level and concatenates those.
+Its Dice (Eq. 4) is over all classes, with 1e-5 in numerator and denominator: the loss term `dice_all`; that of the
+program of MT-UNet, whose protocol it follows, has squares in the denominator: `dice_squared`. That program sums over the
+whole batch, both terms here over each sample. By default ours is `dice`, over the foreground and with 1 in place of
+1e-5, as in all networks here, so that rows differ in the network alone; with 1e-5 the term of a slice without a class
+is 1 for whatever is predicted, without a gradient.
 """
 
 from __future__ import annotations
@@ -135,7 +140,7 @@ def _published(**options: object) -> Published:
 class DAINetSegmenter(SoftmaxSegmenter):
     """DAI-Net with a softmax head and its teacher, which members carry. Needs the extra `attention`."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = {"ce": 0.5, "dice": 0.5, "dice_all": 0.0, "dice_squared": 0.0}  # noqa: RUF012  (a ClassVar)
 
     def __init__(
         self,

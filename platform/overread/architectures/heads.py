@@ -21,16 +21,28 @@ PRIOR = 0.05
 """Share of foreground that an untrained network predicts, over all foreground classes."""
 SOFTMAX_LOSSES = {"ce": 1.0, "dice": 0.0}
 """Terms of softmax networks; cross-entropy alone is what U-Net and U-Netmer publish."""
+TINY = 1e-5
+"""Smoothing of Dice in DAI-Net's Eq. 4 and in the programs of TransUNet and MT-UNet."""
 SIGMOID_LOSSES = {"focal": 0.5, "dice": 1.0, "lovasz": 0.5}
 """Terms of sigmoid networks, with the weights of UNet#."""
 
 
 def softmax_losses(logits: Tensor, targets: Tensor, weights: Mapping[str, float]) -> Losses:
-    """Return the weighted loss and its terms for logits and soft targets (B, K, *S). Dice is over the foreground."""
+    """Return the weighted loss and its terms for logits and soft targets (B, K, *S).
+
+    `dice` is over the foreground, smoothed by 1; `dice_all` and `dice_squared`, for networks that name them, are over
+    all classes and smoothed by `TINY`, the latter with squares in its denominator.
+    """
+
+    def dice_of_all(squared: bool) -> Tensor:
+        return dice_loss(logits.float().softmax(1), targets, TINY, squared=squared)
+
     return _weighted(
         {
             "ce": lambda: cross_entropy(logits, targets),
             "dice": lambda: dice_loss(logits.float().softmax(1)[:, 1:], targets[:, 1:]),
+            "dice_all": lambda: dice_of_all(squared=False),
+            "dice_squared": lambda: dice_of_all(squared=True),
         },
         weights,
     )
@@ -50,7 +62,7 @@ def sigmoid_losses(logits: Tensor, targets: Tensor, weights: Mapping[str, float]
 
 def _weighted(terms: Mapping[str, Callable[[], Tensor]], weights: Mapping[str, float]) -> Losses:
     """Return the terms, means over samples detached for the log, and their weighted sum; weight 0 is not computed."""
-    losses = {name: term().mean() for name, term in terms.items() if weights[name] > 0}
+    losses = {name: term().mean() for name, term in terms.items() if weights.get(name, 0.0) > 0}
     total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
     return {"loss": total} | {name: value.detach() for name, value in losses.items()}
 
