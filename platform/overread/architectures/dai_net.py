@@ -14,10 +14,10 @@ The paper leaves open how the encoders meet: by default their pooled last levels
 bottom's two convolutions, as in the same group's Y-Net (`fusion` "pooled"); "own_bottom" gives each encoder a fifth
 level and concatenates those.
 Its Dice (Eq. 4) is over all classes, with 1e-5 in numerator and denominator: the loss term `dice_all`; that of the
-program of MT-UNet, whose protocol it follows, has squares in the denominator: `dice_squared`. That program sums over the
-whole batch, both terms here over each sample. By default ours is `dice`, over the foreground and with 1 in place of
-1e-5, as in all networks here, so that rows differ in the network alone; with 1e-5 the term of a slice without a class
-is 1 for whatever is predicted, without a gradient.
+program of MT-UNet, whose protocol it follows, has squares in the denominator: `dice_squared`. It sums over the whole
+batch, both terms here over each sample. By default ours is `dice`, over the foreground and with 1 in place of 1e-5, as
+in all networks here, so that rows differ in the network alone; with 1e-5 the term of a slice without a class is 1 for
+whatever is predicted, without a gradient.
 """
 
 from __future__ import annotations
