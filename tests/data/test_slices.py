@@ -34,7 +34,7 @@ def test_nothing_of_a_held_out_group_is_trained_on(prepared: Prepared) -> None:
 def test_slices_of_all_cases_one_after_another(prepared: Prepared) -> None:
     slices = Slices(prepared, pretraining_cases(prepared, 0))
     assert len(slices) == 4 * 3
-    assert slices.cases == ("case4", "case5", "case8", "case9")
+    assert slices.seen.cases == ("case4", "case5", "case8", "case9")
     found = slices.load([11, 0, 3])
     for image, (case, place) in zip(found, [(3, 2), (0, 0), (1, 0)], strict=True):
         wanted = open_case(prepared, pretraining_cases(prepared, 0)[case]).image[:, place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from overread.architectures.vit import ViTOptions
-from overread.data.slices import Slices, pretraining_cases
+from overread.data.slices import Seen, Slices, pretraining_cases
 from overread.data.store import open_case
 from overread.errors import TrialFailure, UserError
 from overread.records import AugmentConfig, EpochReport, Prepared
@@ -35,7 +36,7 @@ from overread.training.pretraining import (
     check_pretraining,
     pretrain,
 )
-from overread.training.worker import WorkerContext, train_trial
+from overread.training.worker import WorkerContext, check_fits, train_trial
 
 CONFIG = PretrainConfig(
     vit=ViTOptions(size="tiny", patch=8, depth=1),
@@ -55,8 +56,8 @@ CONFIG = PretrainConfig(
 class Noise:
     """Eight random images of two sizes: two steps an epoch."""
 
-    content = dataset = "noise"
-    cases = ("all",)
+    content = "noise"
+    seen = Seen(dataset="noise", cases=("all",))
 
     def __init__(self, scale: float = 1.0, side: int = 12) -> None:
         self.scale, self.side = scale, side
@@ -308,7 +309,37 @@ def test_a_teacher_must_not_have_seen_what_is_held_out(images: Prepared, tmp_pat
     assert attention_options(tmp_path / "dino", images, 0) == attention_options(tmp_path / "dino")
     with pytest.raises(UserError, match=r"trained on 4 of them \(such as case2\)"):
         attention_options(tmp_path / "dino", images, 1)
-    locked = replace(images, splits=replace(images.splits, locked=("case5",)))
+    folds = (images.splits.folds[0], ("case2", "case3", "case4"))
+    locked = replace(images, splits=replace(images.splits, locked=("case5",), folds=folds))
     with pytest.raises(UserError, match=r"trained on 1 of them \(such as case5\)"):
         attention_options(tmp_path / "dino", locked, 0)
-    attention_options(tmp_path / "dino", replace(locked, dataset="other"), 0)  # cases of other data are others
+    with pytest.raises(UserError, match=r"trained on 1 of them \(such as case5\)"):  # the same data, renamed
+        attention_options(tmp_path / "dino", replace(locked, dataset="copy"), 0)
+
+
+def test_weights_that_a_pretraining_starts_from_tell_what_they_have_seen(images: Prepared, tmp_path: Path) -> None:
+    one = replace(CONFIG, epochs=1)
+    pretrain(one, Slices(images, pretraining_cases(images, 1)), context_of(tmp_path / "first"))
+    start = replace(one, epochs=2, start=str(tmp_path / "first" / TEACHER))
+    slices = Slices(images, pretraining_cases(images, 0))
+    with pytest.raises(KilledError):
+        pretrain(start, slices, context_of(tmp_path / "second", report=die_after_first))
+    shutil.rmtree(tmp_path / "first")  # read when the weights were: a resumed pretraining needs neither
+    outcome = pretrain(start, slices, context_of(tmp_path / "second", resume=tmp_path / "second" / CHECKPOINT))
+    assert [seen.cases for seen in outcome.earlier] == [("case0", "case1")]
+    assert outcome.cases == ("case2", "case3", "case4", "case5")
+    with pytest.raises(UserError, match=r"trained on 2 of them \(such as case0\)"):
+        attention_options(tmp_path / "second", images, 0)
+    pretrain(
+        replace(one, start=str(tmp_path / "second" / TEACHER)), slices, context_of(tmp_path / "third")
+    )  # what is told is passed on
+    assert [len(seen.cases) for seen in PretrainOutcome.load(tmp_path / "third" / "pretrain.json").earlier] == [4, 2]
+
+
+def test_a_config_with_its_own_teacher_is_checked_too(images: Prepared, tmp_path: Path) -> None:
+    pretrain(replace(CONFIG, epochs=1), Slices(images, pretraining_cases(images, 1)), context_of(tmp_path / "dino"))
+    options = {"width": 2, "attention": attention_options(tmp_path / "dino").to_json()}
+    config = tiny_config(architecture="dai_net", options=options, patch_size=(16, 16))
+    with pytest.raises(UserError, match=r"trained on 2 of them \(such as case0\)"):
+        check_fits(config, images)
+    check_fits(replace(config, fold=1), images)

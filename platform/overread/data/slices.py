@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from overread.data.store import open_case
 from overread.errors import UserError
-from overread.jsonio import fingerprint
+from overread.jsonio import JsonRecord, fingerprint
 from overread.records import Prepared, PreparedCase
 
 if TYPE_CHECKING:
@@ -38,6 +39,39 @@ def _reached(prepared: Prepared, held_out: Mapping[str, str], free: Mapping[str,
     return {case.id for case in free.values() if case.group in groups or case.id in copies}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seen(JsonRecord):
+    """Images of one data set that something was trained on."""
+
+    dataset: str
+    """Its name then."""
+    cases: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    """Their groups (patients); none: not told."""
+    marks: tuple[str, ...] = ()
+    """Their `mark`s, which know a data set under another name; none: not told."""
+
+    @classmethod
+    def of(cls, dataset: str, cases: Sequence[PreparedCase]) -> Seen:
+        """Return the record of cases of a prepared data set."""
+        return cls(
+            dataset=dataset,
+            cases=tuple(case.id for case in cases),
+            groups=tuple(sorted({case.group for case in cases})),
+            marks=tuple(mark(case) for case in cases),
+        )
+
+
+def mark(case: PreparedCase) -> str:
+    """Return a hash of a case's name, native shape and spacing: the same however large it was prepared."""
+    return fingerprint([case.id, case.native_shape, case.spacing])[:16]
+
+
+def content_of(prepared: Prepared, cases: Sequence[PreparedCase]) -> str:
+    """Return the hash of the slices of some cases."""
+    return fingerprint([prepared.content, *(case.id for case in cases)])
+
+
 class Slices:
     """The slices of some cases, one after another; every access maps the file of its case anew."""
 
@@ -46,9 +80,8 @@ class Slices:
             raise UserError("self-supervised training must have at least one case, but got none: check the splits")
         self._arrays = [open_case(prepared, case) for case in cases]
         self._ends = np.cumsum([case.shape[0] for case in cases])
-        self.dataset = prepared.dataset
-        self.cases = tuple(case.id for case in cases)
-        self.content = fingerprint([prepared.content, *self.cases])
+        self.seen = Seen.of(prepared.dataset, cases)
+        self.content = content_of(prepared, cases)
         """Hash of the data, that a resumed training compares."""
 
     def __len__(self) -> int:

@@ -27,6 +27,7 @@ import overread
 from overread.architectures.attention_maps import AttentionOptions
 from overread.architectures.vit import ViT, as_square, official_name
 from overread.data.hashing import file_sha256
+from overread.data.slices import Seen
 from overread.errors import TrialFailure, UserError
 from overread.jsonio import JsonRecord, write_with
 from overread.records import EpochReport, Prepared, PreparedCase
@@ -38,12 +39,13 @@ from overread.training.failures import named_failures
 from overread.training.multi_crop import multi_crop
 from overread.training.pretrained import load_into, read_weights
 from overread.training.seeds import derived_seed
+from overread.training.seen import RECORD, check_unseen, read_seen
 from overread.training.step import Precision
 from overread.training.timing import cpu_has_bf16
 from overread.training.worker import WorkerContext
 
 TEACHER = "teacher.safetensors"
-OUTCOME = "pretrain.json"
+OUTCOME = RECORD
 CHECKPOINT = "checkpoint"
 PICTURES = "attention"
 FILE = "checkpoint.pt"
@@ -62,9 +64,7 @@ class Images(Protocol):
 
     content: str
     """Hash of the data."""
-    dataset: str
-    """Name of the data set."""
-    cases: tuple[str, ...]
+    seen: Seen
     """Whose images they are."""
 
     def __len__(self) -> int: ...
@@ -91,7 +91,13 @@ class PretrainOutcome(JsonRecord):
     """Hash of the images."""
     dataset: str
     cases: tuple[str, ...]
-    """What the teacher has seen: who measures with its maps must have locked others."""
+    """What the teacher has seen: who measures with its maps must hold out others (`training.seen`)."""
+    groups: tuple[str, ...] = ()
+    """Their groups; none: a pretraining that did not tell yet."""
+    marks: tuple[str, ...] = ()
+    """Their `mark`s."""
+    earlier: tuple[Seen, ...] = ()
+    """What the weights had seen that it started from."""
     steps: int
     """That were done."""
     seconds: float
@@ -110,6 +116,8 @@ class _Progress:
     """Of the figures over the steps of the epoch that has begun, over all workers."""
     reports: list[EpochReport] = field(default_factory=list)
     warning: str = ""
+    earlier: tuple[Seen, ...] = ()
+    """What the weights had seen that it started from."""
 
 
 @dataclass
@@ -178,19 +186,11 @@ def check_pretraining(config: PretrainConfig, prepared: Prepared, cases: Sequenc
 def attention_options(folder: Path, prepared: Prepared | None = None, fold: int = 0) -> AttentionOptions:
     """Return the settings of attention maps by the teacher of a pretraining's folder.
 
-    With `prepared`, a teacher that was trained on this data set must not have seen what a training on the fold holds
-    out: locked, calibration and validation cases (`UserError`).
+    With `prepared`, the teacher must not have seen what a training on the fold holds out (`UserError`).
     """
     outcome = PretrainOutcome.load(folder / OUTCOME)
-    if prepared is not None and outcome.dataset == prepared.dataset:
-        splits = prepared.splits
-        held_out = {*splits.locked, *splits.calibration, *splits.fold(fold).validation}
-        seen = sorted(held_out.intersection(outcome.cases))
-        if seen:
-            raise UserError(
-                f"teacher {folder} must not have seen cases that are held out here, but it was trained on {len(seen)} "
-                f"of them (such as {seen[0]}): pretrain with the same --seed, --folds and groups"
-            )
+    if prepared is not None:
+        check_unseen(folder / TEACHER, prepared, fold)
     return AttentionOptions(
         vit=outcome.config.vit,
         image_size=outcome.config.crops.size,
@@ -213,6 +213,7 @@ def _start(config: PretrainConfig, images: Images, context: WorkerContext) -> _R
     elif config.start is not None:
         load_into(dino.student.vit, read_weights(Path(config.start)), rename=official_name)
         dino.restart_teacher()
+        run.progress.earlier = read_seen(Path(config.start))
     return run
 
 
@@ -324,6 +325,7 @@ def _save(run: _Run) -> Path | None:
         "sums": progress.sums,
         "reports": [report.to_json() for report in progress.reports],
         "warning": progress.warning,
+        "earlier": [seen.to_json() for seen in progress.earlier],
         "student": dino.student.state_dict(),
         "teacher": dino.teacher.state_dict(),
         "centre": dino.centre,
@@ -352,6 +354,7 @@ def _resume(run: _Run, path: Path) -> None:
         sums=content["sums"].cpu(),
         reports=[EpochReport.from_json(report) for report in content["reports"]],
         warning=content["warning"],
+        earlier=tuple(Seen.from_json(seen) for seen in content.get("earlier", ())),
     )
     run.dino.student.load_state_dict(content["student"])
     run.dino.teacher.load_state_dict(content["teacher"])
@@ -373,8 +376,11 @@ def _finish(run: _Run) -> PretrainOutcome:
             warning=progress.warning,
             images=len(run.images),
             data=run.images.content,
-            dataset=run.images.dataset,
-            cases=run.images.cases,
+            dataset=run.images.seen.dataset,
+            cases=run.images.seen.cases,
+            groups=run.images.seen.groups,
+            marks=run.images.seen.marks,
+            earlier=progress.earlier,
             steps=progress.step,
             seconds=progress.seconds,
             workers=context.world_size,

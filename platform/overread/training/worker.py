@@ -29,6 +29,7 @@ from overread.training.loop import Run, keep_pace, train_epoch, validate
 from overread.training.optimiser import build_optimiser
 from overread.training.overlays import write_overlays
 from overread.training.pretrained import load_pretrained
+from overread.training.seen import check_unseen
 from overread.training.step import Step
 
 WEIGHTS = "weights.safetensors"
@@ -129,7 +130,10 @@ def _share_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[s
 
 
 def check_fits(config: TrialConfig, prepared: Prepared) -> None:
-    """Raise `UserError` unless the data have what a training needs: its channels, classes, axes and instances."""
+    """Raise `UserError` unless the data have what a training needs: its channels, classes, axes and instances.
+
+    Weights that the config names, such as an attention teacher's, must not have seen the cases that it holds out.
+    """
     channels = len(prepared.preprocessing.channels)
     if (config.in_channels, config.classes) != (channels, prepared.classes):
         raise UserError(
@@ -141,7 +145,10 @@ def check_fits(config: TrialConfig, prepared: Prepared) -> None:
             f"3-D training must have volumes, but data set '{prepared.dataset}' holds images: use spatial_dims 2"
         )
     with torch.device("meta"):
-        needs = build_segmenter(config).needs
+        segmenter = build_segmenter(config)
+    needs = segmenter.needs
+    for named in segmenter.pretrained():
+        check_unseen(Path(named.path), prepared, config.fold)
     longest = max(largest_sides(prepared, config.spatial_dims))
     if needs.size_multiple > 2 * longest:
         raise UserError(
