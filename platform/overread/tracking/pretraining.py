@@ -46,6 +46,15 @@ class PretrainTracker(Tracker):
         self.client.set_tag(run_id, "state", state)
         self._close(run, STATUS[state])
 
+    def delete_pretraining(self, name: str) -> None:
+        """Delete the run of an earlier pretraining, if there is one: the next of this name gets a run of its own."""
+        key = self._trial_key(name)
+        run = self._lookup(key)
+        if run is not None:
+            self.client.delete_run(run.info.run_id)
+        self._runs.pop(key, None)
+        self._epochs.pop(name, None)
+
     def _pretraining(self, name: str) -> Run:
         above = self._lookup(self.search_id)
         parent = "" if above is None else str(above.info.run_id)
