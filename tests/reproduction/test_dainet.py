@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from overread.architectures import ARCHITECTURES, count_parameters
 from overread.architectures.vit import ViTOptions
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
@@ -46,6 +48,18 @@ def test_the_teacher_of_the_paper() -> None:
     assert (found.student_temperature, found.first_teacher_temperature, found.teacher_temperature) == (0.1, 0.04, 0.07)
     assert (found.weight_decay, found.last_weight_decay, found.warm_up_epochs) == (0.04, 0.4, 10)
     assert (found.momentum, found.centre_momentum, found.gradient_clip) == (0.996, 0.9, 3.0)
+
+
+def test_v_net_is_itself_and_on_slices_has_the_counts_that_are_told():
+    paper = PAPERS["dainet"]
+    rows = {name: paper.row(name) for name in ("V-Net", "DARR")}
+    assert [published_parameters(row) for row in rows.values()] == [45_724_114, 45_857_498]
+    with torch.device("meta"):
+        networks = [
+            ARCHITECTURES["darr"].build(row.options, in_channels=1, classes=9, spatial_dims=2) for row in rows.values()
+        ]
+    assert [count_parameters(network) for network in networks] == [9_389_177, 9_521_533]
+    assert options_at(rows["V-Net"], 0.25) == {"pieces": 1, "width": 8}
 
 
 def test_printed_differences():
