@@ -89,7 +89,19 @@ class PrepareSettings(JsonRecord):
     """Make one class, `foreground`, of all foreground classes."""
     unlabelled: bool = False
     """Prepare the unlabelled images too (for self-supervised training)."""
+    window: tuple[float, float] | None = None
+    """Intensities (in HU) that CT channels are clipped to and scaled from to 0..1; None: percentiles and z-score."""
+    labels: tuple[int, ...] | None = None
+    """Values in the label files that stay classes, all others become background; None: all stay."""
+    locked_pattern: str | None = None
+    """Regular expression that finds the locked cases by id, where a split is published; None: a random fraction."""
     seed: int = 0
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """JSON of what determines the arrays: later settings only where they are given, so that keys of caches stay."""
+        later = ("window", "labels", "locked_pattern")
+        return {k: v for k, v in self.to_json().items() if k not in later or v is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +115,8 @@ class Preprocessing(JsonRecord):
     slice_axis: int | None
     """Native axis that becomes D; None for 2-D images."""
     max_side: int
+    window: tuple[float, float] | None = None
+    """CT is clipped to it and scaled to 0..1 instead."""
 
 
 @dataclass(frozen=True, kw_only=True)

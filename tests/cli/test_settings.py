@@ -46,3 +46,13 @@ def test_teachers_are_absolute_and_on_a_cluster_must_be_given_so() -> None:
 
 def test_paths_of_a_command() -> None:
     assert paths(OPTIONS) == {"data": Path("/data"), "out": Path("/out"), "cache": None, "spaces": None}
+
+
+def test_window_labels_and_locked_cases_are_read() -> None:
+    plain = run_settings(OPTIONS).prepare
+    assert (plain.window, plain.labels, plain.locked_pattern) == (None, None, None)
+    given = run_settings(OPTIONS | {"window": "-125,275", "labels": "1,2,11", "locked_pattern": "1$"}).prepare
+    assert (given.window, given.labels, given.locked_pattern) == ((-125.0, 275.0), (1, 2, 11), "1$")
+    for name, wrong in (("window", "1"), ("window", "a,b"), ("labels", "1,x")):
+        with pytest.raises(UserError, match=f"--{name} must be"):
+            run_settings(OPTIONS | {name: wrong})

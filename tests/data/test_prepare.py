@@ -266,3 +266,23 @@ def test_an_annotator_of_other_images_is_told_before_anything_is_written(tmp_pat
         _png(root / "masks" / "cleo" / name, np.roll(mask, 10, 0))
     with pytest.raises(UserError, match=r"annotator cleo: .* in 12 of 12 cases they share no voxel"):
         prepare_dataset(root, PrepareSettings(), cache)
+
+
+def test_labels_may_be_chosen(tmp_path: Path) -> None:
+    root = write_phantom(tmp_path / "data", PhantomSettings(cases=10, size=16, classes=4))
+    whole = prepare_dataset(root, PrepareSettings(folds=2, max_side=16), tmp_path / "cache")
+    chosen = prepare_dataset(root, PrepareSettings(folds=2, max_side=16, labels=(1, 3)), tmp_path / "cache")
+    assert chosen.label_values == (0, 1, 3)
+    assert chosen.label_names == tuple(whole.label_names[k] for k in (0, 1, 3))
+    for case, other in zip(whole.cases, chosen.cases, strict=True):
+        truth, found = open_case(whole, case).truth, open_case(chosen, other).truth
+        assert np.array_equal(found, np.array([0, 1, 0, 2])[truth])
+    with pytest.raises(UserError, match="labels to keep must be among 1, 2, 3, but got"):
+        prepare_dataset(root, PrepareSettings(folds=2, labels=(9,)), tmp_path / "cache")
+
+
+def test_settings_that_came_later_leave_the_keys_of_caches() -> None:
+    plain = PrepareSettings()
+    assert not {"window", "labels", "locked_pattern"} & set(plain.told)
+    assert set(plain.told) == set(plain.to_json()) - {"window", "labels", "locked_pattern"}
+    assert PrepareSettings(window=(0.0, 1.0)).told["window"] == [0.0, 1.0]

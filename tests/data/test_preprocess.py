@@ -5,6 +5,7 @@ import pytest
 
 from overread.data.preprocess import (
     choose_preprocessing,
+    kept_classes,
     prepared_shape,
     preprocess_image,
     resize_matrix,
@@ -159,3 +160,32 @@ def test_ids_go_back_to_the_native_grid_without_mixing() -> None:
     assert flat.tolist() == [[1, 700, 700], [1, 700, 700], [0, 3, 3], [0, 3, 3]]
     # slices lie along the native axis 2: (D, H, W) = (1, 2, 2) goes to (X, Y, Z) = (2, 2, 1)
     assert to_native_ids(ids, (2, 2, 1), _preprocessing(2))[..., 0].tolist() == [[1, 700], [0, 3]]
+
+
+def test_a_window_takes_the_place_of_percentiles_and_z_score() -> None:
+    chosen = choose_preprocessing(
+        _dataset(channels=("CT", "PET")), [None], [(9, 9, 9)], PrepareSettings(window=(-125.0, 275.0))
+    )
+    assert chosen.window == (-125.0, 275.0)
+    native = np.array([-1000.0, -125.0, -25.0, 275.0, 3000.0]).reshape(1, 1, 5).repeat(2, 0)
+    windowed = Preprocessing(
+        channels=("CT", "PET"), ct=(True, False), spatial_dims=2, slice_axis=None, max_side=9, window=(-125.0, 275.0)
+    )
+    ct, pet = preprocess_image(native, windowed)[:, 0, 0]
+    assert ct.tolist() == [0.0, 0.0, 0.25, 1.0, 1.0]
+    np.testing.assert_allclose([pet.mean(), pet.std()], [0, 1], atol=1e-6)  # no CT
+
+
+def test_a_window_must_rise_and_have_a_ct() -> None:
+    with pytest.raises(UserError, match="a window must have a channel named CT, but got MRI"):
+        choose_preprocessing(_dataset(), [None], [(9, 9, 9)], PrepareSettings(window=(0.0, 1.0)))
+    with pytest.raises(UserError, match="must rise from low to high, but got 2,1"):
+        choose_preprocessing(_dataset(channels=("CT",)), [None], [(9, 9, 9)], PrepareSettings(window=(2.0, 1.0)))
+
+
+def test_labels_that_are_kept() -> None:
+    assert kept_classes((0, 5, 7, 9), None) == (0, 1, 2, 3)
+    assert kept_classes((0, 5, 7, 9), (9, 5)) == (0, 1, 3)  # in the order of the data set
+    for wrong in ((), (0,), (6,)):
+        with pytest.raises(UserError, match="labels to keep must be among 5, 7, 9"):
+            kept_classes((0, 5, 7, 9), wrong)

@@ -63,3 +63,14 @@ def test_too_few_groups_are_refused() -> None:
 def test_senseless_settings_are_refused(settings: PrepareSettings) -> None:
     with pytest.raises(UserError, match="must be"):
         make_splits({f"c{i}": f"c{i}" for i in range(60)}, settings)
+
+
+def test_a_published_split_is_found_by_its_pattern() -> None:
+    groups = {f"case{i:04d}": f"p{i}" for i in range(1, 13)} | {"other": "p11"}
+    splits = make_splits(groups, PrepareSettings(locked_pattern="0(2|11)$", calibration_fraction=0, folds=2))
+    assert splits.locked == ("case0002", "case0011", "other")  # with the others of its patient
+    assert [len(fold) for fold in splits.folds] == [5, 5]
+    with pytest.raises(UserError, match="must find some, but 'x' finds none"):
+        make_splits(groups, PrepareSettings(locked_pattern="x"))
+    with pytest.raises(UserError, match=r"must be a regular expression, but got '\('"):
+        make_splits(groups, PrepareSettings(locked_pattern="("))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from overread.cli._durations import DURATION
+from overread.errors import UserError
 from overread.records import PrepareSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -56,6 +57,11 @@ preparation = _stack(
     click.option("--group-pattern", help="Regular expression that finds the patient in a case's name."),
     reference,
     empty_annotation,
+    click.option(
+        "--window", help="LOW,HIGH in HU that CT is clipped to and scaled from to 0..1 [default: percentiles]."
+    ),
+    click.option("--labels", help="Comma-separated values in the label files that stay classes [default: all]."),
+    click.option("--locked-pattern", help="Regular expression that finds the locked cases [default: a random fifth]."),
 )
 searching = _stack(
     click.option("--space", default="panel", show_default=True, help="Search space, by file name."),
@@ -89,5 +95,27 @@ def prepare_settings(options: Mapping[str, Any]) -> PrepareSettings:
         group_pattern=options["group_pattern"],
         reference=options["reference"],
         empty_annotation=options["empty_annotation"],
+        window=_window(options.get("window")),
+        labels=_labels(options.get("labels")),
+        locked_pattern=options.get("locked_pattern"),
         seed=options["seed"],
     )
+
+
+def _window(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--window must be LOW,HIGH such as -125,275, but got '{text}'") from None
+    return low, high
+
+
+def _labels(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise UserError(f"--labels must be whole numbers such as 1,2,3, but got '{text}'") from None

@@ -22,7 +22,13 @@ from overread.data.groups import assign_groups, merge_groups, near_duplicates, t
 from overread.data.hashing import content_key
 from overread.data.images import read_image, read_label
 from overread.data.layouts import scan_dataset
-from overread.data.preprocess import choose_preprocessing, preprocess_image, to_class_ids, to_prepared_mask
+from overread.data.preprocess import (
+    choose_preprocessing,
+    kept_classes,
+    preprocess_image,
+    to_class_ids,
+    to_prepared_mask,
+)
 from overread.data.splits import make_splits
 from overread.data.store import MANIFEST, load_prepared
 from overread.errors import UserError
@@ -48,7 +54,7 @@ def prepare_dataset(
     root = dataset_root.resolve()
     if not root.is_dir():
         raise UserError(f"the data set folder must exist, but {dataset_root} does not: check the path")
-    key = content_key(root, settings.to_json(), cache)
+    key = content_key(root, settings.told, cache)
     folder = cache.resolve() / f"{root.name}-{key[:16]}"
     if (folder / MANIFEST).is_file():
         return load_prepared(folder)
@@ -110,6 +116,7 @@ def check_dataset(
     problems += [problem for result in results for problem in result.problems]
     problems += annotator_problems(result.apart for result in results)
     problems += _reference_problems(dataset, settings.reference)
+    _collect(problems, lambda: kept_classes(dataset.label_values, settings.labels))
     _collect(problems, lambda: make_splits({case.id: case.group for case in dataset.cases}, settings))
     if problems:
         raise UserError(*dict.fromkeys(problems))
@@ -199,12 +206,15 @@ def _write_arrays(
     cases, unlabelled = everything[: len(dataset.cases)], everything[len(dataset.cases) :]
     groups = {case.id: case.group for case in cases}
     strata = {case.id: ",".join(map(str, case.foreground)) for case in cases}
-    merged_names, merged_values = ("background", "foreground"), (0, 1)
+    kept = kept_classes(dataset.label_values, settings.labels)
+    names, values = tuple(dataset.label_names[k] for k in kept), tuple(dataset.label_values[k] for k in kept)
+    if settings.merge_labels:
+        names, values = ("background", "foreground"), (0, 1)
     return Prepared(
         root="",
         dataset=dataset.name,
-        label_names=merged_names if settings.merge_labels else dataset.label_names,
-        label_values=merged_values if settings.merge_labels else dataset.label_values,
+        label_names=names,
+        label_values=values,
         settings=settings,
         preprocessing=preprocessing,
         cases=cases,
@@ -271,10 +281,15 @@ def _write_labels(task: ArrayTask, record: PreparedCase) -> PreparedCase:
         annotator: to_class_ids(read_label(Path(task.dataset.root) / path), task.dataset.label_values)
         for annotator, path in sorted(task.case.labels.items())
     }
+    kept = kept_classes(task.dataset.label_values, task.settings.labels)
+    if len(kept) < len(task.dataset.label_values):
+        ids = np.zeros(len(task.dataset.label_values), np.uint8)
+        ids[list(kept)] = range(len(kept))
+        labels = {annotator: ids[label] for annotator, label in labels.items()}
     if task.settings.merge_labels:
         labels = {annotator: (label > 0).astype(np.uint8) for annotator, label in labels.items()}
     labels = annotated(labels, task.settings)
-    truth = truth_of(labels, task.settings.reference, len(task.dataset.label_values))
+    truth = truth_of(labels, task.settings.reference, len(kept))
     folder, prepared = Path(task.folder), [to_prepared_mask(label, task.preprocessing) for label in labels.values()]
     np.save(folder / "labels.npy", np.stack(prepared))
     np.save(folder / "truth.npy", truth)

@@ -28,12 +28,21 @@ def choose_preprocessing(
     Slices are cut along `settings.axis`, else the axis of largest median spacing; equal or unknown spacings: the axis
     with the fewest voxels (median), and of equal ones the last.
     """
+    ct = tuple(name.strip().lower() == "ct" for name in dataset.channels)
+    if settings.window is not None:
+        low, high = settings.window
+        if not low < high:
+            raise UserError(f"the window must rise from low to high, but got {low:g},{high:g}: swap them")
+        if not any(ct):
+            named = ", ".join(dataset.channels)
+            raise UserError(f"a window must have a channel named CT, but got {named}: rename it or give no window")
     return Preprocessing(
         channels=dataset.channels,
-        ct=tuple(name.strip().lower() == "ct" for name in dataset.channels),
+        ct=ct,
         spatial_dims=dataset.spatial_dims,
         slice_axis=_slice_axis(dataset.spatial_dims, spacings, shapes, settings.axis),
         max_side=settings.max_side,
+        window=settings.window,
     )
 
 
@@ -59,10 +68,15 @@ def _slice_axis(
 def preprocess_image(native: NDArray[Any], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Return the prepared image (C, D, H, W) float32 of a native one (C, *native).
 
-    Per channel and image: CT is clipped to its 5-95 percentile, then z-score over all voxels (constant: all 0).
+    Per channel and image: CT is clipped to its 5-95 percentile, then z-score over all voxels (constant: all 0). With a
+    window CT is clipped to it instead and scaled to 0..1, equally in all images.
     """
     _check_native(native, preprocessing)
-    channels = [_normalise(channel, ct) for channel, ct in zip(native, preprocessing.ct, strict=True)]
+    window = preprocessing.window
+    channels = [
+        _windowed(channel, window) if ct and window is not None else _normalise(channel, ct)
+        for channel, ct in zip(native, preprocessing.ct, strict=True)
+    ]
     stacked = _slices_first(np.stack(channels), preprocessing)
     return _resize(stacked, prepared_shape(native.shape[1:], preprocessing)[1:])
 
@@ -88,6 +102,11 @@ def _normalise(channel: NDArray[Any], ct: bool) -> NDArray[np.float32]:
     return ((values - values.mean()) / deviation).astype(np.float32)
 
 
+def _windowed(channel: NDArray[Any], window: tuple[float, float]) -> NDArray[np.float32]:
+    low, high = window
+    return ((channel.astype(np.float64).clip(low, high) - low) / (high - low)).astype(np.float32)
+
+
 def prepared_shape(native_shape: Sequence[int], preprocessing: Preprocessing) -> tuple[int, int, int]:
     """Return (D, H, W) of the prepared arrays of a native shape."""
     axis = preprocessing.slice_axis
@@ -109,6 +128,17 @@ def to_class_ids(values: NDArray[Any], label_values: Sequence[int]) -> NDArray[n
         strange = sorted({int(v) for v in np.unique(values[~known])})
         raise UserError(f"label values must be among {list(label_values)}, but found {strange[:10]}: correct the label")
     return ids
+
+
+def kept_classes(label_values: Sequence[int], labels: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the class ids (index into `label_values`) that stay where `labels` are kept: the background and those."""
+    if labels is None:
+        return tuple(range(len(label_values)))
+    unknown = [value for value in labels if value not in label_values[1:]]
+    if unknown or not labels:
+        known = ", ".join(map(str, label_values[1:]))
+        raise UserError(f"labels to keep must be among {known}, but got {list(labels)}: name values of the label files")
+    return (0, *(k for k, value in enumerate(label_values) if k and value in labels))
 
 
 def to_prepared_mask(mask: NDArray[Number], preprocessing: Preprocessing) -> NDArray[Number]:
