@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Layout = Literal["msd", "nnunet", "folder"]
 EmptyAnnotation = Literal["background", "ignore"]
+ALL_FOLDS = -1
+"""Fold of a training on the cases of all folds: none is left to validate on (a member of a deep ensemble)."""
 SINGLE_ANNOTATOR = "reference"
 """Annotator name of a data set with one label per case."""
 MAIN = "main"
@@ -158,7 +160,9 @@ class Splits(JsonRecord):
     folds: tuple[tuple[str, ...], ...]
 
     def fold(self, index: int) -> Fold:
-        """Return fold `index`: its cases validate, those of all other folds train."""
+        """Return fold `index`: its cases validate, those of all other folds train; `ALL_FOLDS`: all train."""
+        if index == ALL_FOLDS:
+            return Fold(index=index, train=tuple(case for ids in self.folds for case in ids), validation=())
         if not 0 <= index < len(self.folds):
             raise UserError(f"fold must be in 0..{len(self.folds) - 1}, but got {index}")
         train = tuple(case for i, ids in enumerate(self.folds) if i != index for case in ids)
@@ -258,6 +262,7 @@ class TrialConfig(JsonRecord):
     mixed_precision: bool = True
     """bf16 autocast, where the timed step shows that it helps (always on CUDA)."""
     fold: int = 0
+    """Whose cases validate; `ALL_FOLDS`: none do, all train."""
     seed: int = 0
     annotations: Literal["all", "first"] = "all"
     """Whose labels train where a case has several: all annotators', or only those of the first who marked anything in
@@ -355,6 +360,24 @@ class Member(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportedMember(JsonRecord):
+    """A model of any other tool, or a person, as part of an ensemble: a folder of its readings (`data.readings`)."""
+
+    name: str
+    folder: str
+    """Of its readings of the data set's cases; new images have a folder of their own."""
+    sha256: str
+    """Over the readings of all cases of the data set."""
+    cases: int
+    """Cases of the data set that it has read."""
+    validation_dice: float | None
+    """Over the validation cases that it has read; None: there are none. Flattering if it was trained on them."""
+    weight: float = 1.0
+    architecture: str = "imported"
+    variant: str = MAIN
+
+
+@dataclass(frozen=True, kw_only=True)
 class Winners(JsonRecord):
     """`winners.json`: frozen before the locked split is touched. Its fingerprint is what a package refers to."""
 
@@ -366,6 +389,7 @@ class Winners(JsonRecord):
     """The plain U-Net of the same search, read beside the ensemble; votes only if it is a member too."""
     folds: tuple[int, ...] = (0,)
     fusion: FusionName = "soft"
+    imported: tuple[ImportedMember, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,8 +412,15 @@ class Manifest(JsonRecord):
     calibration: dict[str, float] | None = None
     fusion: FusionName = "soft"
     """How the members' readings become one mask (`ensemble.fusion`)."""
+    imported: tuple[ImportedMember, ...] = ()
+    """They vote as the others; without a reading of a case they count as failed on it."""
     versions: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+
+    @property
+    def voters(self) -> tuple[Member | ImportedMember, ...]:
+        """All that vote, the trained members first."""
+        return (*self.members, *self.imported)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,6 +77,13 @@ searching = _stack(
 time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")
 top = click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Members at the most.")
 
+member = click.option(
+    "--member",
+    "folders",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Masks or probabilities of another tool or a person, by case name: a member without training; repeatable.",
+)
 coverage = click.option(
     "--coverage",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -84,6 +91,22 @@ coverage = click.option(
     show_default=True,
     help="Chance that the true Dice is at or above dice_lower_bound.",
 )
+
+
+def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
+    """Parse `NAME=FOLDER`; anything else, a folder that is none, or a name given twice raises `UserError`."""
+    folders: dict[str, Path] = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not name or not folder or not Path(folder).is_dir() or name in folders:
+            raise UserError(f"{option} must be NAME=FOLDER with a folder of masks and a new name, but got '{text}'")
+        folders[name] = Path(folder)
+    return folders
+
+
+def first_relative(folders: Mapping[str, Path]) -> Path | None:
+    """Return a folder whose path is relative, which a cluster refuses; None if there is none."""
+    return next((folder for folder in folders.values() if not folder.is_absolute()), None)
 
 
 def prepare_settings(options: Mapping[str, Any]) -> PrepareSettings:

@@ -35,6 +35,7 @@ from overread.records import FusionName
 )
 @click.option("--members", help="Take these: trial or trial:variant, separated by commas.")
 @click.option("--no-calibration", is_flag=True, help="Leave predicted_dice and dice_lower_bound out: reads no case.")
+@_options.member
 @_options.cluster
 def ensemble(
     out: Path,
@@ -47,6 +48,7 @@ def ensemble(
     fusion: FusionName,
     members: str | None,
     no_calibration: bool,
+    folders: tuple[str, ...],
     address: str | None,
     cpus: int | None,
 ) -> None:
@@ -55,6 +57,10 @@ def ensemble(
     Members are chosen by validation Dice only. The package then reads the validation fold, which its predicted Dice is
     fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
     locked split with it.
+
+    --member adds readings that exist already: masks or probabilities of nnU-Net, MONAI, MIST, TotalSegmentator or a
+    person, at any spacing and orientation, for the validation, calibration and locked cases by their names. A case
+    without one is flagged. They must not have been trained on these cases.
     """
     from overread.cli._tables import show
     from overread.pipeline import calibrating, choosing, selecting, stages
@@ -69,21 +75,27 @@ def ensemble(
         raise UserError("--budget needs --select greedy, but that was not given: add it")
     folder = RunFolder(out.resolve())
     chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
-    with working(address, cpus, out=out) as map_cases:
-        run = stages.open_run(folder, map_cases)
+    given = _options.named_folders("--member", folders)
+    with working(address, cpus, out=out, member=_options.first_relative(given)) as map_cases:
+        run, gpus = stages.open_run(folder, map_cases), stages.search_gpus(folder)
+        imported = stages.import_folders(run, given, map_cases) if given else ()
         votes = None
         if select == "greedy":
-            gpus = stages.search_gpus(folder)
-            found = selecting.select(run, map_cases, most=top, cost=cost, budget=budget, gpus=gpus)
-            votes = selecting.votes_of(found)
+            found = selecting.select(run, map_cases, most=top, cost=cost, budget=budget, gpus=gpus, imported=imported)
+            votes, imported = selecting.votes_of(found), selecting.imported_of(found, imported)
             show(selecting.selection_grids(found))
-        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes, fusion=fusion)
+        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes, fusion=fusion, imported=imported)
+        if imported and votes is None and (described := selecting.describe(run, winners, map_cases, gpus=gpus)):
+            show(selecting.selection_grids(described)[1:])
         judged = None
         if not no_calibration:
-            judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=stages.search_gpus(folder))
+            judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=gpus)
     click.echo(f"rule: {winners.rule}")
     for member in winners.members:
         click.echo(f"member: {member.name}, {member.variant}, validation Dice {member.validation_dice:.4f}")
+    for guest in winners.imported:
+        dice = "none" if guest.validation_dice is None else f"{guest.validation_dice:.4f}"
+        click.echo(f"member: {guest.name}, imported, {guest.cases} cases, validation Dice {dice}")
     for line in calibrating.judgement_lines(judged):
         click.echo(line)
     click.echo(f"package: {folder.ensemble}")

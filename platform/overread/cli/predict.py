@@ -17,6 +17,7 @@ from overread.cli._session import working
 @click.option("--probabilities", is_flag=True, help="Write the mean probabilities too.")
 @click.option("--gpus", type=click.FloatRange(0), default=0.0, show_default=True, help="GPU share of each task.")
 @click.option("--overwrite", is_flag=True, help="Delete an earlier prediction in --out first.")
+@_options.member
 @_options.cluster
 def predict(
     package: Path,
@@ -25,6 +26,7 @@ def predict(
     probabilities: bool,
     gpus: float,
     overwrite: bool,
+    folders: tuple[str, ...],
     address: str | None,
     cpus: int | None,
 ) -> None:
@@ -32,12 +34,25 @@ def predict(
 
     Masks have the geometry and format of the images. Channels of a case are files NAME_0000, NAME_0001, ...
     as many as the package has; any other file is a case of its own. All images are checked before --out is made.
+
+    An imported member of the package needs --member NAME=FOLDER with its readings of these images; other names join
+    as guests. A case without a reading is flagged: there the member counts as failed.
     """
     from overread.pipeline.prediction import predict_folder
 
-    with working(address, cpus, gpus, package=package, images=images, out=out) as map_cases:
+    members = _options.named_folders("--member", folders)
+    with working(
+        address, cpus, gpus, package=package, images=images, out=out, member=_options.first_relative(members)
+    ) as map_cases:
         results = predict_folder(
-            package, images, out, map_cases, probabilities=probabilities, gpus=gpus, overwrite=overwrite
+            package,
+            images,
+            out,
+            map_cases,
+            probabilities=probabilities,
+            gpus=gpus,
+            overwrite=overwrite,
+            members=members,
         )
     flagged = sum(bool(result.confidence.flag) for result in results)
     click.echo(f"{len(results)} cases read, {flagged} flagged")

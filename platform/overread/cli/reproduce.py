@@ -52,7 +52,7 @@ def reproduce(
     from overread.reproduction.program import ReproductionSettings, choose_rows
     from overread.reproduction.program import reproduce as run
 
-    folders = read_imported(imported)
+    folders = _options.named_folders("--imported", imported)
     wanted = tuple(name.strip() for name in rows.split(",") if name.strip())
     choose_rows(PAPERS[paper], wanted)  # wrong names are refused before anything starts
     settings = ReproductionSettings(
@@ -72,14 +72,3 @@ def reproduce(
         findings = run(settings, map_cases)
     click.echo(f"{len(findings.results)} of {len(findings.rows())} rows trained")
     click.echo(f"report: {(out / 'report.md').resolve()}")
-
-
-def read_imported(texts: tuple[str, ...]) -> dict[str, Path]:
-    """Parse `NAME=FOLDER`; anything else, or a folder that is none, raises `UserError`."""
-    folders = {}
-    for text in texts:
-        name, _, folder = text.partition("=")
-        if not name or not Path(folder).is_dir() or not folder:
-            raise UserError(f"--imported must be NAME=FOLDER with a folder of masks, but got '{text}'")
-        folders[name] = Path(folder)
-    return folders

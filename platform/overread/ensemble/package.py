@@ -111,6 +111,7 @@ def write_package(
         baseline=_packaged(winners.baseline) if winners.baseline else None,
         earlier_packages=earlier_packages,
         fusion=winners.fusion,
+        imported=winners.imported,
         calibration=dict(calibration) if calibration is not None else None,
         versions=dict(versions),
         seed=seed,
@@ -191,7 +192,7 @@ def _has_part(member: Member) -> bool:
 
 def _manifest_problems(manifest: Manifest) -> list[str]:
     problems = [] if manifest.members else ["an ensemble must have at least 1 member, but has none"]
-    names = [member.name for member in manifest.members]
+    names = [member.name for member in manifest.voters]
     problems += [
         f"member names must be unique, but {n} is there twice" for n in sorted(set(names)) if names.count(n) > 1
     ]
@@ -203,8 +204,9 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
         if (member.config.classes, member.config.in_channels) != (classes, channels):
             found = f"{member.config.classes} and {member.config.in_channels}"
             problems.append(f"{member.name} must have {classes} classes and {channels} channels, but has {found}")
-        if not member.weight > 0:
-            problems.append(f"{member.name} must have a weight above 0, but it is {member.weight}")
+    for voter in (*manifest.voters, *([manifest.baseline] if manifest.baseline else [])):
+        if not voter.weight > 0:
+            problems.append(f"{voter.name} must have a weight above 0, but it is {voter.weight}")
     return problems
 
 

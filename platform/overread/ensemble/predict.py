@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +80,7 @@ def read_case(
     case_id: str,
     truth: NDArray[np.integer] | None = None,
     relation_scores: bool = True,
+    imported: Mapping[str, Path] | None = None,
 ) -> CaseReading:
     """Read one case with all members.
 
@@ -89,6 +90,7 @@ def read_case(
         device: Where the networks run.
         case_id: Name of the case in rows and messages.
         truth: Class ids in the native grid, for the Dice of ensemble, members and baseline.
+        imported: File or folder of the reading of each imported member that has one; others fail on the case.
         relation_scores: Also read what the relation sets of the members name, such as the scales for `c_<i><j>`.
 
     Raises:
@@ -98,11 +100,11 @@ def read_case(
     if not np.isfinite(native.array).all():
         raise UserError(f"case {case_id}: voxels must be finite, but some are NaN or infinite: repair the image")
     _check_truth(case_id, native, truth)
-    reader = MemberReader(package, native, device)
+    reader = MemberReader(package, native, device, imported)
     relations = Relations(native.native_shape, len(package.manifest.label_names))
     vote, failed, member_dice = SoftVote(), dict[str, str](), dict[str, CaseDice]()
     fusion = vote if package.manifest.fusion == "soft" else FUSIONS[package.manifest.fusion]()
-    for member in package.manifest.members:
+    for member in package.manifest.voters:
         probabilities = reader.attempt(member, failed)
         if probabilities is None:
             continue

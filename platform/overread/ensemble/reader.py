@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,13 @@ from overread.architectures.contract import Segmenter
 from overread.confidence.scores import relation_scores
 from overread.data.images import NativeImage
 from overread.data.preprocess import preprocess_image, to_native
+from overread.data.readings import read_reading
+from overread.data.resample import Grid
 from overread.ensemble.fusion import Probabilities
 from overread.ensemble.package import Package
+from overread.errors import UserError
 from overread.metrics.overlap import CaseDice, case_dice
-from overread.records import Member, Variant
+from overread.records import ImportedMember, Member, Variant
 from overread.training.inference import predict_alternatives, predict_volume
 
 Device = torch.device | str
@@ -26,10 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class MemberReader:
-    """One prepared case and the package that reads it."""
+    """One prepared case and the package that reads it; `imported` are the readings of others, by member name."""
 
-    def __init__(self, package: Package, native: NativeImage, device: Device) -> None:
+    def __init__(
+        self, package: Package, native: NativeImage, device: Device, imported: Mapping[str, Path] | None = None
+    ) -> None:
         self.package = package
+        self.imported = imported or {}
+        self.grid = Grid(native.native_shape, native.affine)
         self.shape = native.native_shape
         self.device = device
         self.preprocessing = package.manifest.preprocessing
@@ -44,15 +52,23 @@ class MemberReader:
             raise ArithmeticError("its probabilities are not finite")
         return to_native(prepared, self.shape, self.preprocessing)
 
-    def attempt(self, member: Member, failed: dict[str, str]) -> Probabilities | None:
+    def attempt(self, member: Member | ImportedMember, failed: dict[str, str]) -> Probabilities | None:
         """Return a member's probabilities, or None with the reason noted in `failed`."""
         try:
+            if isinstance(member, ImportedMember):
+                return self._imported(member)
             segmenter = self.package.segmenter(member, self.device)
             return self.read(member, segmenter, segmenter.variant(member.variant))
         except Exception as error:  # whatever breaks one member must not take the case from the others
             failed[member.name] = f"{type(error).__name__}: {error}"
             logger.warning("member %s is left out: %s", member.name, failed[member.name])
             return None
+
+    def _imported(self, member: ImportedMember) -> Probabilities:
+        if member.name not in self.imported:
+            raise UserError("it must have a reading of this case, but has none")
+        manifest = self.package.manifest
+        return read_reading(self.imported[member.name], self.grid, manifest.label_names, manifest.label_values)
 
     def baseline_dice(self, truth: NDArray[np.integer], known: set[str]) -> dict[str, CaseDice]:
         """Return the baseline's Dice by its name, unless it is a member and already measured, or fails."""

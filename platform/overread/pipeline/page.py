@@ -33,7 +33,7 @@ def report_data(
         title=f"overread: {manifest.name}",
         dataset=manifest.name,
         cases=[_case(result, pictures) for result in results],
-        members=[MemberRow.of(member, locked.get(member.name)) for member in manifest.members],
+        members=[MemberRow.of(member, locked.get(member.name)) for member in manifest.voters],
         ensemble=_ensemble(summary, known, manifest) if summary is not None and known else None,
         correlations=summary.confidence if summary is not None else {},
         coverage={score: _coverage(score, known) for score in SCORES} if known else {},

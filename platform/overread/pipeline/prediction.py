@@ -22,8 +22,9 @@ from overread.ensemble.evaluate import EvaluationTable, evaluate_readings
 from overread.ensemble.package import load_judgement, load_package
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
+from overread.pipeline.importing import import_readings
 from overread.pipeline.page import write_page
-from overread.pipeline.reading import CaseResult, ReadItem
+from overread.pipeline.reading import CaseResult, ReadItem, with_guests
 from overread.pipeline.stages import load_results, read_items
 from overread.pipeline.summary import RunSummary
 from overread.records import Case, Dataset, Manifest, PrepareSettings
@@ -44,15 +45,21 @@ def predict_folder(
     probabilities: bool = False,
     gpus: float = 0.0,
     overwrite: bool = False,
+    members: Mapping[str, Path] | None = None,
 ) -> list[CaseResult]:
     """Read every image of a folder with a package into a prediction folder with its report.
 
-    The package and every image are checked before anything is written or deleted.
+    `members` are folders of readings of these images, for the imported members of the package and for guests, which
+    vote too. The package, every image and every reading are checked before anything is written or deleted.
     """
     manifest = load_package(package).manifest
     cases = find_images(images, len(manifest.preprocessing.channels))
     _check_free(out, overwrite)
     check_images(images, cases, manifest, map_cases)
+    readings = import_readings(manifest, cases, members or {}, map_cases)
+    known = {member.name for member in manifest.imported}
+    guests = tuple(name for name in members or {} if name not in known)
+    manifest = with_guests(manifest, guests)
     if out.exists() and overwrite:
         shutil.rmtree(out)
     manifest.save(out / PACKAGE_COPY)
@@ -64,10 +71,16 @@ def predict_folder(
             out=str(out.resolve()),
             probabilities=probabilities,
             gpus=gpus,
+            imported=readings.get(case, {}),
+            guests=guests,
         )
         for case, files in cases.items()
     ]
-    results = read_items(items, manifest, out, map_cases, load_judgement(package, manifest))
+    judgement = load_judgement(package, manifest)
+    if judgement is not None and guests:
+        log.warning("predicted_dice and dice_lower_bound stay empty: the package was calibrated without its guests")
+        judgement = None
+    results = read_items(items, manifest, out, map_cases, judgement)
     write_page(out / "report.html", manifest, results, out)
     return results
 

@@ -7,14 +7,14 @@ leave the process that made them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overread.confidence.judgement import Known
 from overread.jsonio import JsonRecord, write_bytes
-from overread.records import CaseConfidence
+from overread.records import CaseConfidence, ImportedMember, Manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,10 @@ class ReadItem(JsonRecord):
     """`.npy` file of class ids on the native grid."""
     probabilities: bool = False
     gpus: float = 0.0
+    imported: dict[str, str] = field(default_factory=dict)
+    """File or folder of the reading of each imported member that has one."""
+    guests: tuple[str, ...] = ()
+    """Imported members that are not of the package and vote beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,18 @@ def known_cases(results: Sequence[CaseResult]) -> list[Known]:
 
 
 @lru_cache(maxsize=2)
-def _package(path: str) -> Package:
+def _package(path: str, guests: tuple[str, ...] = ()) -> Package:
     from overread.ensemble.package import load_package
 
-    return load_package(Path(path))
+    package = load_package(Path(path))
+    package.manifest = with_guests(package.manifest, guests)
+    return package
+
+
+def with_guests(manifest: Manifest, guests: Sequence[str]) -> Manifest:
+    """Return the manifest with further imported members, with a whole vote each."""
+    joined = (ImportedMember(name=name, folder="", sha256="", cases=0, validation_dice=None) for name in guests)
+    return replace(manifest, imported=(*manifest.imported, *joined))
 
 
 def _result(
@@ -101,11 +113,12 @@ def read_item(item: ReadItem) -> CaseResult:
     from overread.ensemble.predict import read_case, write_reading
     from overread.pipeline.pictures import case_picture
 
-    package = _package(item.package)
+    package = _package(item.package, item.guests)
     native = read_image([Path(name) for name in item.files])
     truth = np.load(item.truth, allow_pickle=False) if item.truth else None
+    paths = {name: Path(path) for name, path in item.imported.items()}
     device = torch.device("cuda" if item.gpus and torch.cuda.is_available() else "cpu")
-    reading = read_case(package, native, device, case_id=item.case, truth=truth)
+    reading = read_case(package, native, device, case_id=item.case, truth=truth, imported=paths)
     picture = None
     if item.out:
         out = Path(item.out)

@@ -19,10 +19,11 @@ from overread.errors import UserError
 from overread.jsonio import read_json, write_json
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord
+from overread.pipeline.importing import check_frozen, import_members, readings_of
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
 from overread.pipeline.summary import RunSummary, summarise_run, versions
 from overread.pipeline.winners import Outcomes, earlier_uses, freeze_winners, record_locked_use
-from overread.records import Dataset, FusionName, Manifest, Prepared, PrepareSettings, Winners
+from overread.records import Dataset, FusionName, ImportedMember, Manifest, Prepared, PrepareSettings, Winners
 
 if TYPE_CHECKING:
     from overread.search.budget import PlannedFamily
@@ -70,10 +71,12 @@ def assemble(
     chosen: tuple[tuple[str, str], ...] | None = None,
     votes: Mapping[tuple[str, str], float] | None = None,
     fusion: FusionName = "soft",
+    imported: tuple[ImportedMember, ...] = (),
 ) -> tuple[Winners, Manifest]:
     """Freeze the winners and write the ensemble package. Reads validation figures only.
 
-    Members are taken by the rule, or as people name them (`chosen`), or as a greedy selection voted (`votes`).
+    Members are taken by the rule, or as people name them (`chosen`), or as a greedy selection voted (`votes`);
+    `imported` ones join them.
     People's `winner` tags in MLflow change only where people name the members: the rule leaves them alone.
     """
     from overread.ensemble.package import write_package
@@ -81,7 +84,16 @@ def assemble(
     from overread.tracking.winners import tag_members, tag_winners
 
     outcomes = read_outcomes(run.folder.search)
-    winners = freeze_winners(run.folder, run.prepared, outcomes, top=top, chosen=chosen, votes=votes, fusion=fusion)
+    winners = freeze_winners(
+        run.folder,
+        run.prepared,
+        outcomes,
+        top=top,
+        chosen=chosen,
+        votes=votes,
+        fusion=fusion,
+        imported=imported,
+    )
     named = [(member.trial_id, member.variant) for member in winners.members]
     with _optional("tagging the members"):
         tag_members(run.tracker, named)
@@ -100,6 +112,16 @@ def assemble(
             seed=run.record.seed,
         )
     return winners, manifest
+
+
+def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -> tuple[ImportedMember, ...]:
+    """Check the readings of other tools and measure them on the validation cases of the run's best trial."""
+    from overread.ensemble.selection import shortlist
+    from overread.search.leaderboard import read_outcomes
+
+    fold = shortlist(read_outcomes(run.folder.search), 1)[0].outcome.config.fold
+    files = image_files(read_dataset(Path(run.record.data)))
+    return import_members(run.prepared, files, folders, map_cases, fold=fold)
 
 
 @contextmanager
@@ -151,6 +173,9 @@ def read_labelled(
 
     package, prepared = run.folder.ensemble, run.prepared
     files = image_files(read_dataset(Path(run.record.data)))
+    manifest = Manifest.load(package / "manifest.json")
+    check_frozen(manifest.imported, prepared)
+    readings = readings_of(manifest.imported, prepared)
     items = [
         ReadItem(
             case=case_id,
@@ -160,10 +185,10 @@ def read_labelled(
             out=str(out.resolve()) if masks else "",
             truth=str((prepared.folder(prepared.case(case_id)) / "truth.npy").resolve()),
             gpus=gpus,
+            imported=readings.get(case_id, {}),
         )
         for case_id in case_ids
     ]
-    manifest = Manifest.load(package / "manifest.json")
     return read_items(items, manifest, out, map_cases, load_judgement(package, manifest))
 
 

@@ -20,7 +20,7 @@ from overread.confidence.ranking import ranking_score
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import ForegroundSplit, Summary, paired_bootstrap, split_by_foreground, summarise
 from overread.pipeline.reading import CaseResult, known_cases
-from overread.records import Manifest, Member
+from overread.records import ImportedMember, Manifest, Member
 
 LIBRARIES = ("overread", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "nibabel")
 SCORES = ("relation_confidence", "pairwise_dice")
@@ -34,7 +34,8 @@ class MemberFigures(JsonRecord):
     name: str
     architecture: str
     variant: str
-    validation_dice: float
+    validation_dice: float | None
+    """None: an imported member without validation cases."""
     locked_dice: float | None
     """Mean over the locked cases of the class-mean Dice."""
     n: int = 0
@@ -107,7 +108,7 @@ def summarise_run(
     """Compute the figures of a run from its locked cases; cases without truth are left out."""
     known = [result for result in results if result.dice is not None]
     scores = score_columns(known)
-    members = tuple(_member(member, known) for member in manifest.members)
+    members = tuple(_member(member, known) for member in manifest.voters)
     baseline = _member(manifest.baseline, known) if manifest.baseline else None
     return RunSummary(
         dataset=dataset,
@@ -154,7 +155,7 @@ def _dices(results: Sequence[CaseResult]) -> list[float]:
     return [float(result.dice) for result in results if result.dice is not None]
 
 
-def _member(member: Member, results: Sequence[CaseResult]) -> MemberFigures:
+def _member(member: Member | ImportedMember, results: Sequence[CaseResult]) -> MemberFigures:
     measured = summarise([r.member_dice[member.name] for r in results if member.name in r.member_dice])
     return MemberFigures(
         name=member.name,

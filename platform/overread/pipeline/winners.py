@@ -12,7 +12,7 @@ from overread.ensemble.selection import select_baseline, select_winners, selecti
 from overread.errors import UserError
 from overread.jsonio import read_json, write_json
 from overread.pipeline.folders import RunFolder
-from overread.records import MAIN, FusionName, Prepared, TrialOutcome, Winners
+from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Winners
 
 Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
 LEDGER = "locked_uses"
@@ -27,6 +27,7 @@ def freeze_winners(
     chosen: tuple[tuple[str, str], ...] | None = None,
     votes: Mapping[tuple[str, str], float] | None = None,
     fusion: FusionName = "soft",
+    imported: tuple[ImportedMember, ...] = (),
 ) -> Winners:
     """Select the members by their validation Dice (or take `chosen`, or `votes`) and write `winners.json`.
 
@@ -35,11 +36,12 @@ def freeze_winners(
     """
     members = select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
     winners = Winners(
-        rule=selection_rule(top, chosen=chosen, votes=votes),
+        rule=selection_rule(top, chosen=chosen, votes=votes) + _joined(imported),
         members=members,
         prepared=prepared.content,
         baseline=select_baseline(outcomes, root=folder.root),
         fusion=fusion,
+        imported=imported,
         folds=tuple(sorted({member.config.fold for member in members})),
     )
     if folder.was_read:
@@ -51,6 +53,10 @@ def freeze_winners(
         )
     winners.save(folder.winners)
     return winners
+
+
+def _joined(imported: tuple[ImportedMember, ...]) -> str:
+    return f"; joined by {', '.join(member.name for member in imported)}" if imported else ""
 
 
 def locked_ledger(cache: Path, prepared: Prepared) -> Path:

@@ -19,7 +19,7 @@ from overread.confidence.ranking import DEFAULT_SCORE, ranking_score, worst_firs
 from overread.data import overlay
 from overread.jsonio import write_with
 from overread.metrics.summary import ForegroundSplit, Summary
-from overread.records import CaseConfidence, Member
+from overread.records import CaseConfidence, ImportedMember, Member
 from overread.review import curves
 
 TEMPLATE = "report.html.j2"
@@ -41,7 +41,7 @@ class MemberRow:
     weight: float = 1.0
 
     @classmethod
-    def of(cls, member: Member, locked_dice: float | None = None) -> Self:
+    def of(cls, member: Member | ImportedMember, locked_dice: float | None = None) -> Self:
         """Return the row of a member of a package."""
         return cls(
             name=member.name,

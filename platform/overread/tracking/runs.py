@@ -162,7 +162,9 @@ class Tracker:
         key = f"{self.search_id}/ensemble/{manifest.winners}"
         run = self._run(key, kind="ensemble", name=f"ensemble {manifest.name}", parent=self._search().info.run_id)
         members = {f"member_{i}": f"{m.name} ({m.trial_id}, {m.variant})" for i, m in enumerate(manifest.members, 1)}
-        scores = {f"validation_dice/{m.name}": m.validation_dice for m in manifest.members}
+        members |= {f"imported_{i}": f"{m.name} ({m.cases} cases)" for i, m in enumerate(manifest.imported, 1)}
+        measured = ((m.name, m.validation_dice) for m in manifest.voters)
+        scores = {f"validation_dice/{name}": dice for name, dice in measured if dice is not None}
         params = {"winners": manifest.winners, "locked_cases": manifest.locked_cases, "seed": manifest.seed}
         self._log_params(run, flatten(members | params))
         self._log_metrics(run, scores | dict(metrics), step=0, seconds=0.0)
