@@ -8,6 +8,7 @@ from overread.metrics.summary import (
     paired_bootstrap,
     split_by_foreground,
     summarise,
+    unpaired_bootstrap,
 )
 
 
@@ -113,3 +114,13 @@ def test_pairs_and_splits_take_groups() -> None:
     assert (split.all.low, split.all.high) == (0.5, 0.5)
     # with foreground: a = 0 and 1, b = 0: resamples aa 1/2, bb 0, ab 1/3
     assert (split.foreground.low, split.foreground.high) == (0.0, 0.5)
+
+
+def test_means_of_different_cases_are_drawn_apart() -> None:
+    found = unpaired_bootstrap([0.0, 1.0], [0.25, 0.25, 0.25])
+    assert (found.mean, found.n) == (0.25, 2)
+    # the first mean is 0, 0.5 or 1, the second always 0.25
+    assert (found.low, found.high) == (-0.25, 0.75)
+    alike = unpaired_bootstrap([0.0, 1.0, 0.0, 1.0], [0.5, 0.5], groups=(["p", "p", "q", "q"], None))
+    assert (alike.low, alike.high) == (0.0, 0.0)
+    assert unpaired_bootstrap([], [1.0]) == Summary(mean=None, sd=None, n=0, low=None, high=None)

@@ -12,8 +12,8 @@ import pytest
 from overread.errors import UserError
 from overread.pipeline import stages
 from overread.pipeline.folders import RunFolder, RunRecord
+from overread.pipeline.locked_uses import earlier_uses
 from overread.pipeline.stages import Run, assemble, read_locked
-from overread.pipeline.winners import earlier_uses
 from overread.records import Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
 from overread.testing.tiny import tiny_prepared
 from overread.tracking import winners as tracked

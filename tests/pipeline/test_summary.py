@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from overread.confidence.judgement import Judgement
 from overread.pipeline.reading import CaseResult
-from overread.pipeline.summary import summarise_run
+from overread.pipeline.summary import RunSummary, summarise_run
 from overread.records import CaseConfidence, Manifest, Member, Preprocessing, TrialConfig
 
 CONFIG = TrialConfig(architecture="unet", options={}, in_channels=1, classes=2, patch_size=(16, 16), steps=1)
@@ -138,3 +139,32 @@ def test_every_score_column_is_correlated() -> None:
     assert list(summary.confidence) == ["relation_confidence", "pairwise_dice", "c_12"]
     assert (summary.confidence["c_12"].n, summary.confidence["c_12"].spearman) == (3, pytest.approx(1.0))
     assert summary.difficulty["c_12"].spearman == pytest.approx(-1.0)
+
+
+def judgement() -> Judgement:
+    return Judgement(winners="w", coverage=0.9, targets={}, calibration=())
+
+
+def test_validation_and_locked_stand_beside_their_difference() -> None:
+    seen = [result("v", 0.9, 1.0, 0.9, 0.5, 0.5), result("w", 0.9, 0.8, 0.7, 0.5, 0.5)]
+    summary = summarise_run("set", MANIFEST, RESULTS, seconds={}, trials={}, judgement=judgement(), validation=seen)
+    found = summary.generalisation
+    assert list(found) == ["a", "b", "base", "ensemble"]
+    assert found["a"].validation.mean == pytest.approx(0.8)
+    assert found["a"].locked.mean == pytest.approx(0.5)
+    assert found["a"].difference.mean == pytest.approx(-0.3)
+    assert found["ensemble"].difference.mean == pytest.approx(0.525 - 0.9)
+    low, high = found["b"].difference.low, found["b"].difference.high
+    # validation of b is 0.5 twice; its locked mean lies between 0 and 0.7
+    assert low is not None and high is not None and -0.5 <= low < high <= 0.2 + 1e-9
+    assert RunSummary.from_json(summary.to_json()) == summary
+    without = summarise_run("set", MANIFEST, RESULTS, seconds={}, trials={}, validation=seen)
+    assert without.generalisation == {}  # readings of an earlier package
+
+
+def test_members_are_tested_in_pairs() -> None:
+    # a - b over four cases: 0.1, 0.1, -0.3, 0; without the 0 the ranks are 1.5, 1.5 and 3: both signs sum to 3
+    (test,) = SUMMARY.winner_tests
+    assert (test.first, test.second, test.n) == ("a", "b", 4)
+    assert test.difference == pytest.approx(-0.025)
+    assert test.p == test.p_holm == pytest.approx(1.0, abs=1e-9)

@@ -1,15 +1,14 @@
-"""Winners are frozen; the locked split remembers who read it."""
+"""Winners are frozen."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
-from overread.pipeline.winners import earlier_uses, freeze_winners, locked_ledger, read_chosen, record_locked_use
+from overread.pipeline.winners import freeze_winners, read_chosen
 from overread.records import Prepared, TrialConfig, TrialOutcome, VariantScore, Winners
 from overread.testing.tiny import tiny_prepared
 
@@ -60,27 +59,6 @@ def test_other_winners_are_refused_once_the_locked_split_was_read(
     with pytest.raises(UserError, match="must stay as frozen"):
         freeze_winners(folder, prepared, outcomes, top=1)
     assert Winners.load(folder.winners) == again
-
-
-def test_the_locked_split_remembers_its_readers(prepared: Prepared, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert earlier_uses(cache, prepared, "second") == ()
-    record_locked_use(cache, prepared, "second")
-    record_locked_use(cache, prepared, "first")
-    record_locked_use(cache, prepared, "second")
-    assert earlier_uses(cache, prepared, "third") == ("second", "first")
-    assert earlier_uses(cache, prepared, "second") == ("first",)
-    assert sorted(path.name for path in locked_ledger(cache, prepared).iterdir()) == ["first.json", "second.json"]
-
-
-def test_other_settings_do_not_hide_a_use_and_other_cases_do_not_share_one(prepared: Prepared, tmp_path: Path) -> None:
-    split = replace(prepared, splits=replace(prepared.splits, locked=("case1", "case0")))
-    record_locked_use(tmp_path, split, "first")
-    same = replace(split, content="of another size", splits=replace(split.splits, locked=("case0", "case1")))
-    assert earlier_uses(tmp_path, same, "second") == ("first",)
-    other = replace(split, splits=replace(split.splits, locked=("case0", "case2")))
-    assert earlier_uses(tmp_path, other, "second") == ()
-    assert earlier_uses(tmp_path, replace(split, dataset="another"), "second") == ()
 
 
 def test_members_by_hand() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,16 +31,25 @@ def show(grids: Sequence[Grid]) -> None:
 
 
 def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
-    """Return the first rows of the leaderboard, with the validation cases of each and the members of the ensemble."""
+    """Return the first rows of the leaderboard.
+
+    With the validation cases of each, its Dice without the luck of the choice, and the members of the ensemble.
+    """
     grid = tables.leaderboard_grid(rows, limit)
-    more = [("–" if row.cases is None else str(row.cases), "*" if row.member else "") for row in rows]  # noqa: RUF001
+    more = [
+        ("–" if row.cases is None else str(row.cases), number(row.expected_dice), "*" if row.member else "")  # noqa: RUF001
+        for row in rows
+    ]
     texts = tuple((*text, *added) for text, added in zip(grid.rows, more, strict=False))
-    return replace(grid, columns=(*grid.columns, "n", "member"), rows=texts)
+    return replace(grid, columns=(*grid.columns, "n", "expected", "member"), rows=texts)
 
 
 def summary_grids(summary: RunSummary) -> list[Grid]:
     """Return members, ensemble, differences and confidence of a run."""
-    grids = [_members(summary), _classes(summary), _differences(summary), _confidence(summary)]
+    grids = [_members(summary), _classes(summary), _differences(summary)]
+    grids += [_generalisation(summary)] if summary.generalisation else []
+    grids += [_winner_tests(summary)] if summary.winner_tests else []
+    grids += [_confidence(summary)]
     return [*grids, *([_failure(summary)] if summary.failure else []), *([_bounds(summary)] if summary.bounds else [])]
 
 
@@ -83,6 +92,28 @@ def _differences(summary: RunSummary) -> Grid:
 
     rows = tuple(row(name, difference) for name, difference in summary.differences.items())
     return Grid("Paired differences of Dice", ("difference", "mean", "95 % interval", "n"), rows)
+
+
+def _generalisation(summary: RunSummary) -> Grid:
+    def interval(s: Summary, text: Callable[[float | None], str]) -> str:
+        return text(s.mean) if s.low is None else f"{text(s.mean)} ({text(s.low)} to {text(s.high)})"
+
+    rows = tuple(
+        (name, interval(g.validation, number), str(g.validation.n), interval(g.locked, number), str(g.locked.n),
+         interval(g.difference, _signed))
+        for name, g in summary.generalisation.items()
+    )  # fmt: skip
+    columns = ("Dice of", "validation (95 %)", "n", "locked (95 %)", "n", "locked minus validation (95 %)")
+    return Grid("Validation and locked split", columns, rows)
+
+
+def _winner_tests(summary: RunSummary) -> Grid:
+    rows = tuple(
+        (f"{t.first} - {t.second}", _signed(t.difference), number(t.p), number(t.p_holm), str(t.n))
+        for t in summary.winner_tests
+    )
+    columns = ("members", "mean", "p", f"p, Holm for {len(rows)}", "groups")
+    return Grid("Members on the locked split, paired Wilcoxon", columns, rows)
 
 
 def _confidence(summary: RunSummary) -> Grid:

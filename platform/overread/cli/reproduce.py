@@ -9,7 +9,6 @@ import click
 from overread.cli import _options
 from overread.cli._durations import DURATION
 from overread.cli._session import working
-from overread.errors import UserError
 
 ROWS_HELP = "Rows to train, comma-separated names as printed; 'core', 'all' and 'none' stand for those."
 IMPORTED_HELP = "NAME=FOLDER: masks of another tool (nnU-Net) as a row, named as the test cases; may be repeated."

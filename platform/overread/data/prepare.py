@@ -52,10 +52,7 @@ def prepare_dataset(
     Every problem of every case is found before anything is written, and raised as one `UserError`.
     """
     root = dataset_root.resolve()
-    if not root.is_dir():
-        raise UserError(f"the data set folder must exist, but {dataset_root} does not: check the path")
-    key = content_key(root, settings.told, cache)
-    folder = cache.resolve() / f"{root.name}-{key[:16]}"
+    key, folder = _place(dataset_root, settings, cache)
     if (folder / MANIFEST).is_file():
         return load_prepared(folder)
     dataset, preprocessing = check_dataset(root, settings, map_cases)
@@ -66,6 +63,21 @@ def prepare_dataset(
         replace(prepared, root=str(folder), content=key).save(partial / MANIFEST)
         _publish(partial, folder)
     return load_prepared(folder)
+
+
+def find_prepared(dataset_root: Path, settings: PrepareSettings, cache: Path) -> Prepared | None:
+    """Return the prepared data set of a folder if the cache has it."""
+    _, folder = _place(dataset_root, settings, cache)
+    return load_prepared(folder) if (folder / MANIFEST).is_file() else None
+
+
+def _place(dataset_root: Path, settings: PrepareSettings, cache: Path) -> tuple[str, Path]:
+    """Return the key of a data set and the folder of its arrays."""
+    root = dataset_root.resolve()
+    if not root.is_dir():
+        raise UserError(f"the data set folder must exist, but {dataset_root} does not: check the path")
+    key = content_key(root, settings.told, cache)
+    return key, cache.resolve() / f"{root.name}-{key[:16]}"
 
 
 def _publish(partial: Path, folder: Path) -> None:

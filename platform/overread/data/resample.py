@@ -80,7 +80,7 @@ def _moved(values: NDArray[Any], source: Grid, target: Grid, order: int) -> NDAr
 def _between(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the matrix (4, 4) from target voxels to source voxels."""
     try:
-        matrix = np.linalg.solve(source, target)
+        matrix = np.asarray(np.linalg.solve(source, target), np.float64)
     except np.linalg.LinAlgError:
         matrix = np.full((4, 4), np.nan)
     if not np.isfinite(matrix).all():

@@ -77,6 +77,27 @@ def paired_bootstrap(
     return summarise([x - y for x, y in zip(a, b, strict=True)], seed, resamples, groups)
 
 
+def unpaired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    groups: tuple[Sequence[Hashable] | None, Sequence[Hashable] | None] = (None, None),
+) -> Summary:
+    """Return mean a - mean b of different cases, its interval by resampling both; sd is none and n the smaller n.
+
+    The sets must share no group: they are drawn apart.
+    """
+    one, other = (_by_group(np.asarray(v, dtype=np.float64), g) for v, g in zip((a, b), groups, strict=True))
+    n = min(len(a), len(b))
+    mean = float(np.mean(a)) - float(np.mean(b)) if n else None
+    if min(len(one[0]), len(other[0])) < 2:
+        return Summary(mean=mean, sd=None, n=n, low=None, high=None)
+    drawn = [_resampled_means(*values, seed + i, resamples) for i, values in enumerate((one, other))]
+    low, high = map(float, np.percentile(drawn[0] - drawn[1], [2.5, 97.5]))
+    return Summary(mean=mean, sd=None, n=n, low=low, high=high)
+
+
 def split_by_foreground(
     values: Sequence[float | None],
     truth_has: Sequence[bool],

@@ -20,9 +20,10 @@ from overread.jsonio import read_json, write_json
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.importing import check_frozen, import_members, readings_of
+from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
 from overread.pipeline.summary import RunSummary, summarise_run, versions
-from overread.pipeline.winners import Outcomes, earlier_uses, freeze_winners, record_locked_use
+from overread.pipeline.winners import Outcomes, freeze_winners
 from overread.records import Dataset, FusionName, ImportedMember, Manifest, Prepared, PrepareSettings, Winners
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def read_locked(run: Run, map_cases: MapCases, *, gpus: float = 0.0) -> list[Cas
     The use is recorded before the first case is read: an interrupted reading has looked, too.
     """
     winners = Manifest.load(run.folder.ensemble / "manifest.json").winners
-    record_locked_use(Path(run.record.cache), run.prepared, winners)
+    record_locked_use(Path(run.record.cache), run.prepared, winners, run.folder.root)
     locked = run.prepared.splits.locked
     return read_labelled(run, locked, run.folder.predictions, map_cases, gpus=gpus)
 
@@ -240,7 +241,9 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
         trials=count_trials(read_outcomes(run.folder.search)),
         difficulty=known_difficulty(Path(run.record.data)),
         judgement=load_judgement(run.folder.ensemble, manifest),
-        calibration=_calibration_results(run.folder),
+        calibration=_read_earlier(run.folder, "calibration"),
+        validation=_read_earlier(run.folder, "validation"),
+        locked_uses=len(locked_uses(Path(run.record.cache), run.prepared)),
     )
     summary.save(run.folder.summary)
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary)
@@ -251,8 +254,9 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
     return summary
 
 
-def _calibration_results(folder: RunFolder) -> list[CaseResult]:
-    readings = folder.calibration / "calibration"
+def _read_earlier(folder: RunFolder, split: str) -> list[CaseResult]:
+    """Return what the package read when it was calibrated."""
+    readings = folder.calibration / split
     return load_results(readings) if (readings / "results.json").is_file() else []
 
 

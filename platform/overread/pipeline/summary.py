@@ -18,13 +18,22 @@ from overread.confidence.failure_detection import (
 from overread.confidence.judgement import Judgement
 from overread.confidence.ranking import ranking_score
 from overread.jsonio import JsonRecord
-from overread.metrics.summary import ForegroundSplit, Summary, paired_bootstrap, split_by_foreground, summarise
+from overread.metrics.paired_tests import PairedTest, compare_pairs
+from overread.metrics.summary import (
+    ForegroundSplit,
+    Summary,
+    paired_bootstrap,
+    split_by_foreground,
+    summarise,
+    unpaired_bootstrap,
+)
 from overread.pipeline.reading import CaseResult, known_cases
 from overread.records import ImportedMember, Manifest, Member
 
 LIBRARIES = ("overread", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "nibabel")
 SCORES = ("relation_confidence", "pairwise_dice")
 PREDICTED = "predicted_dice"
+ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +68,16 @@ class EnsembleFigures(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Generalisation(JsonRecord):
+    """Dice on the cases that winners were chosen by, and on those that nobody had seen."""
+
+    validation: Summary
+    locked: Summary
+    difference: Summary
+    """Locked minus validation, of different cases: below 0 by the optimism of the choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSummary(JsonRecord):
     """`summary.json`."""
 
@@ -81,6 +100,12 @@ class RunSummary(JsonRecord):
     """By target (the class mean, a class): how often the lower bound held on the locked cases."""
     resplit_bounds: dict[str, float] = field(default_factory=dict)
     """By target: mean coverage over 200 divisions of calibration and locked groups."""
+    generalisation: dict[str, Generalisation] = field(default_factory=dict)
+    """Of every member, the baseline and `ensemble`: empty without a calibration, which reads the validation cases."""
+    winner_tests: tuple[PairedTest, ...] = ()
+    """Paired Wilcoxon of all pairs of members on the locked cases, corrected for their number."""
+    locked_uses: int = 0
+    """How often these locked cases have been read, by any package."""
     trials: dict[str, int] = field(default_factory=dict)
     """Number of trials by architecture and by state."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -104,8 +129,13 @@ def summarise_run(
     difficulty: Mapping[str, float] | None = None,
     judgement: Judgement | None = None,
     calibration: Sequence[CaseResult] = (),
+    validation: Sequence[CaseResult] = (),
+    locked_uses: int = 0,
 ) -> RunSummary:
-    """Compute the figures of a run from its locked cases; cases without truth are left out."""
+    """Compute the figures of a run from its locked cases; cases without truth are left out.
+
+    `calibration` and `validation` are what a calibrated package read; they count only with its `judgement`.
+    """
     known = [result for result in results if result.dice is not None]
     scores = score_columns(known)
     members = tuple(_member(member, known) for member in manifest.voters)
@@ -122,11 +152,44 @@ def summarise_run(
         aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
         bounds=judgement.measure(known_cases(known)) if judgement is not None else {},
         resplit_bounds=judgement.remeasure(known_cases(calibration), known_cases(known)) if judgement else {},
+        generalisation=_generalisation(validation, known) if judgement and validation else {},
+        winner_tests=_winner_tests(manifest, known),
+        locked_uses=locked_uses,
         trials=dict(trials),
         seconds={stage: round(value, 2) for stage, value in seconds.items()},
         versions=versions(),
         seed=manifest.seed,
     )
+
+
+def _generalisation(validation: Sequence[CaseResult], locked: Sequence[CaseResult]) -> dict[str, Generalisation]:
+    names = dict.fromkeys(name for result in locked for name in result.member_dice)
+    members = {name: _held_apart(validation, locked, name) for name in names}
+    return members | {ENSEMBLE: _held_apart(validation, locked, None)}
+
+
+def _held_apart(validation: Sequence[CaseResult], locked: Sequence[CaseResult], name: str | None) -> Generalisation:
+    """Compare the Dice of a member (None: the ensemble) on both splits, on the cases that it read."""
+    (seen, known), (unseen, new) = (_dice_of(results, name) for results in (validation, locked))
+    return Generalisation(
+        validation=summarise(seen, groups=known),
+        locked=summarise(unseen, groups=new),
+        difference=unpaired_bootstrap(unseen, seen, groups=(new, known)),
+    )
+
+
+def _dice_of(results: Sequence[CaseResult], name: str | None) -> tuple[list[float], list[str]]:
+    read = [result for result in results if result.dice is not None and (name is None or name in result.member_dice)]
+    return [r.member_dice[name] if name else float(r.dice or 0.0) for r in read], groups(read)
+
+
+def _winner_tests(manifest: Manifest, results: Sequence[CaseResult]) -> tuple[PairedTest, ...]:
+    dice = {
+        member.name: {r.confidence.case: r.member_dice[member.name] for r in results if member.name in r.member_dice}
+        for member in manifest.voters
+    }
+    group = dict(zip((result.confidence.case for result in results), groups(results), strict=True))
+    return compare_pairs(dice, group) if results else ()
 
 
 def score_columns(results: Sequence[CaseResult]) -> tuple[str, ...]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
-from overread.jsonio import read_json, write_json
 from overread.pipeline.folders import RunFolder
 from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Winners
 
 Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
-LEDGER = "locked_uses"
 
 
 def freeze_winners(
@@ -57,29 +53,6 @@ def freeze_winners(
 
 def _joined(imported: tuple[ImportedMember, ...]) -> str:
     return f"; joined by {', '.join(member.name for member in imported)}" if imported else ""
-
-
-def locked_ledger(cache: Path, prepared: Prepared) -> Path:
-    """Return the folder of the cache that holds a file per winners that read these locked cases.
-
-    It is named by the data set and its locked cases, so that other settings of the preparation do not hide a use.
-    """
-    content = json.dumps([prepared.dataset, sorted(prepared.splits.locked)])
-    return cache / LEDGER / hashlib.sha256(content.encode()).hexdigest()
-
-
-def record_locked_use(cache: Path, prepared: Prepared, winners: str) -> None:
-    """Note that the winners of this fingerprint read the locked split; a second time adds nothing."""
-    path = locked_ledger(cache, prepared) / f"{winners}.json"
-    if not path.is_file():
-        write_json(path, {"winners": winners, "time": time.time()})
-
-
-def earlier_uses(cache: Path, prepared: Prepared, winners: str) -> tuple[str, ...]:
-    """Return the fingerprints of other winners that read the locked split, the first one first."""
-    files = locked_ledger(cache, prepared).glob("[!.]*.json")
-    uses = [(float(read_json(path)["time"]), path.stem) for path in files if path.stem != winners]
-    return tuple(name for _, name in sorted(uses))
 
 
 def read_chosen(text: str) -> tuple[tuple[str, str], ...]:

@@ -38,6 +38,8 @@ class LeaderboardRow:
     """Validation cases; None for a trial without a result."""
     member: bool = False
     """Whether it is in the last ensemble."""
+    expected_dice: float | None = None
+    """What a choice of this rank can be expected to reach on new cases (`metrics.optimism`); None: not known."""
 
 
 def leaderboard(tracker: Tracker) -> list[LeaderboardRow]:
