@@ -313,7 +313,10 @@ class EpochReport(JsonRecord):
     seconds: float
     """Training seconds so far, without validation, over all restarts."""
     metrics: dict[str, float]
-    """`validation_dice`, `best_validation_dice`, `train_loss`, `learning_rate`, `dice_<label>`, `loss_<term>`."""
+    """`validation_dice`, `best_validation_dice`, `train_loss`, `learning_rate`, `dice_<label>`, `loss_<term>`.
+
+    Those of the validation only where there are validation cases.
+    """
 
 
 TrialState = Literal["finished", "stopped", "failed"]
@@ -330,7 +333,7 @@ class TrialOutcome(JsonRecord):
     reason: str = ""
     epochs: tuple[EpochReport, ...] = ()
     variants: tuple[VariantScore, ...] = ()
-    """The first is `main`."""
+    """The first is `main`; none of a training without validation cases."""
     parameters: int = 0
     seconds: float = 0.0
     workers: int = 1
@@ -356,6 +359,7 @@ class Member(JsonRecord):
     """Path of the safetensors file, relative to the record's own folder."""
     sha256: str
     validation_dice: float
+    """Of a retrained winner (`ALL_FOLDS`) that of the winner: it has none of its own."""
     weight: float = 1.0
 
 

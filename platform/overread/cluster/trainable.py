@@ -75,8 +75,8 @@ def summary(outcome: TrialOutcome) -> dict[str, Any]:
 
 
 def epoch_metrics(report: EpochReport) -> dict[str, Any]:
-    """Return the metrics that carry a report to the driver."""
-    value = report.metrics["validation_dice"]
+    """Return the metrics that carry a report to the driver; without validation cases the value is 0."""
+    value = report.metrics.get("validation_dice", 0.0)
     return {"report": json.dumps(report.to_json()), "progress": report.progress, "validation_dice": value}
 
 

@@ -130,6 +130,23 @@ def fit_judgement(
     return Judgement(winners=winners, coverage=coverage, targets=targets, calibration=tuple(sorted(reference)))
 
 
+def refit_bounds(judgement: Judgement, calibration: Sequence[Known], *, winners: str, coverage: float) -> Judgement:
+    """Return a judgement for other readings of the same kind: its regressors as they are, the bounds fitted anew.
+
+    What a bound promises holds for any regressor that the calibration groups did not fit; one of other readings only
+    makes it wider.
+    """
+    targets = {
+        target: Judge(
+            regressor=judge.regressor, bound=fit_lower_bound(judged(judge.regressor, calibration, target), coverage)
+        )
+        for target, judge in judgement.targets.items()
+    }
+    reference = one_per_group(judged(judgement.targets[MEAN].regressor, calibration, MEAN))
+    predicted = tuple(sorted(case.predicted for case in reference))
+    return Judgement(winners=winners, coverage=coverage, targets=targets, calibration=predicted)
+
+
 def judged(regressor: DiceRegressor | None, cases: Sequence[Known], target: str) -> list[Judged]:
     """Return the cases that have both a predicted and a true Dice of the target."""
     pairs = [(case, predicted_dice(regressor, case.row, target), case.true(target)) for case in cases]

@@ -8,10 +8,12 @@ package.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from overread.confidence.conformal import COVERAGE, least_groups
-from overread.confidence.judgement import MEAN, Judgement, fit_judgement
+from overread.confidence.judgement import MEAN, Judgement, fit_judgement, refit_bounds
 from overread.data.prepare import MapCases
+from overread.pipeline.folders import RunFolder
 from overread.pipeline.reading import known_cases
 from overread.pipeline.stages import Run, read_labelled
 from overread.records import Manifest
@@ -23,14 +25,25 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
     """Write `confidence.json` of the run's package and return it.
 
     None, with a warning, for members that validated on different folds (no case trained none of them) and for a data
-    set without calibration cases.
+    set without calibration cases. Retrained winners have no validation cases: they keep the regressors of the run
+    whose winners they are, and the bounds are fitted anew.
     """
-    from overread.ensemble.package import CONFIDENCE
+    from overread.ensemble.package import CONFIDENCE, load_judgement
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
     (run.folder.ensemble / CONFIDENCE).unlink(missing_ok=True)
     folds = {member.config.fold for member in manifest.members}
     splits, out = run.prepared.splits, run.folder.calibration
+    if run.record.retrained_from is not None and splits.calibration:
+        earlier = RunFolder(Path(run.record.retrained_from)).ensemble
+        judgement = load_judgement(earlier, Manifest.load(earlier / "manifest.json"))
+        if judgement is None:
+            log.warning("predicted Dice and lower bounds need a calibrated package in %s: there are none", earlier)
+            return None
+        known = known_cases(
+            read_labelled(run, splits.calibration, out / "calibration", map_cases, gpus=gpus, masks=False)
+        )
+        return _saved(run, refit_bounds(judgement, known, winners=manifest.winners, coverage=coverage))
     if len(folds) != 1 or not splits.calibration:
         log.warning(
             "predicted Dice and lower bounds need members of one fold and calibration cases, but there are %d folds "
@@ -47,14 +60,21 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
         winners=manifest.winners,
         coverage=coverage,
     )
+    return _saved(run, judgement)
+
+
+def _saved(run: Run, judgement: Judgement) -> Judgement:
+    """Write a judgement and say where its bound lacks groups."""
+    from overread.ensemble.package import CONFIDENCE
+
     judgement.save(run.folder.ensemble / CONFIDENCE)
     bound = judgement.targets[MEAN].bound
     if bound.quantile is None:
         log.warning(
             "a lower bound at coverage %g needs %d calibration groups with a predicted Dice, but there are %d: "
             "dice_lower_bound stays empty",
-            coverage,
-            least_groups(coverage),
+            judgement.coverage,
+            least_groups(judgement.coverage),
             bound.groups,
         )
     return judgement

@@ -31,6 +31,8 @@ class RunRecord(JsonRecord):
     search_id: str
     """Unique per run: the search's runs in MLflow are found by it, also after a resume."""
     seed: int = 0
+    retrained_from: str | None = None
+    """Run folder whose winners a deep ensemble retrains; None: an ordinary run."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,6 @@ def assemble(
     `imported` ones join them.
     People's `winner` tags in MLflow change only where people name the members: the rule leaves them alone.
     """
-    from overread.ensemble.package import write_package
     from overread.search.leaderboard import read_outcomes
     from overread.tracking.winners import tag_members, tag_winners
 
@@ -96,13 +95,20 @@ def assemble(
         imported=imported,
     )
     named = [(member.trial_id, member.variant) for member in winners.members]
-    with _optional("tagging the members"):
+    with optional("tagging the members"):
         tag_members(run.tracker, named)
         if chosen:
             tag_winners(run.tracker, named)
+    return winners, package(run, winners)
+
+
+def package(run: Run, winners: Winners) -> Manifest:
+    """Write the ensemble package of frozen winners, in place of an earlier one."""
+    from overread.ensemble.package import write_package
+
     members = [*winners.members, *([winners.baseline] if winners.baseline else [])]
     with _replacing(run.folder.ensemble):
-        manifest = write_package(
+        return write_package(
             run.folder.ensemble,
             winners,
             {member.name: run.folder.root / member.weights for member in members},
@@ -112,7 +118,6 @@ def assemble(
             versions=versions(),
             seed=run.record.seed,
         )
-    return winners, manifest
 
 
 def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -> tuple[ImportedMember, ...]:
@@ -126,7 +131,7 @@ def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -
 
 
 @contextmanager
-def _optional(what: str) -> Iterator[None]:
+def optional(what: str) -> Iterator[None]:
     """Say that MLflow failed and go on: everything it is told also stands in the run folder."""
     try:
         yield
@@ -249,7 +254,7 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary)
     figures = {"locked_dice": summary.ensemble.locked_dice} | summary.ensemble.locked_dice_per_class
     measured = {f"locked/{name}": value for name, value in figures.items() if value is not None}
-    with _optional("writing the ensemble"):
+    with optional("writing the ensemble"):
         run.tracker.ensemble_run(manifest, measured, run.folder.ensemble)
     return summary
 

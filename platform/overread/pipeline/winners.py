@@ -40,6 +40,11 @@ def freeze_winners(
         imported=imported,
         folds=tuple(sorted({member.config.fold for member in members})),
     )
+    return freeze(folder, winners)
+
+
+def freeze(folder: RunFolder, winners: Winners) -> Winners:
+    """Write `winners.json`; other ones than those that read the locked split raise `UserError`."""
     if folder.was_read:
         if Winners.load(folder.winners).fingerprint() == winners.fingerprint():
             return winners

@@ -143,18 +143,24 @@ def _means(run: Run, sums: dict[str, Tensor], steps: int) -> dict[str, float]:
     return dict(zip(keys, means.tolist(), strict=True))
 
 
-def validate(run: Run, losses: dict[str, float]) -> tuple[EpochReport, VariantScore]:
-    """Validate after an epoch and note the best; the report is the same on every worker."""
+def validate(run: Run, losses: dict[str, float]) -> tuple[EpochReport, VariantScore | None]:
+    """Validate after an epoch and note the best; the report is the same on every worker.
+
+    Without validation cases (`ALL_FOLDS`) there is no score, and the last epoch is the best.
+    """
     average_running_statistics(run.segmenter)
     cases = run.prepared.splits.fold(run.config.fold).validation
-    score = score_variant(
-        run.segmenter, run.prepared, cases, run.config, None, run.workers, precision=run.step.precision
-    )
-    progress = run.progress
-    if score.dice > progress.best_dice:
-        progress.best_dice, progress.best_epoch = score.dice, progress.epoch
-    metrics = {"validation_dice": score.dice, "best_validation_dice": progress.best_dice} | losses
-    metrics |= {f"dice_{label}": dice for label, dice in score.dice_per_class.items() if dice is not None}
+    progress, metrics, score = run.progress, dict(losses), None
+    if cases:
+        score = score_variant(
+            run.segmenter, run.prepared, cases, run.config, None, run.workers, precision=run.step.precision
+        )
+        if score.dice > progress.best_dice:
+            progress.best_dice, progress.best_epoch = score.dice, progress.epoch
+        metrics |= {"validation_dice": score.dice, "best_validation_dice": progress.best_dice}
+        metrics |= {f"dice_{label}": dice for label, dice in score.dice_per_class.items() if dice is not None}
+    else:
+        progress.best_epoch = progress.epoch
     report = EpochReport(
         epoch=progress.epoch,
         step=progress.step,

@@ -201,7 +201,7 @@ def _saved(context: WorkerContext) -> Path | None:
     return context.folder / CHECKPOINT if context.rank == 0 else None
 
 
-def _keep(run: Run, context: WorkerContext, score: VariantScore) -> None:
+def _keep(run: Run, context: WorkerContext, score: VariantScore | None) -> None:
     """Write the weights if they are to be kept, the checkpoint, and the outcome as it stands (rank 0)."""
     if context.rank != 0:
         return
@@ -210,12 +210,13 @@ def _keep(run: Run, context: WorkerContext, score: VariantScore) -> None:
     if kept:
         checkpoint.save_weights(folder / WEIGHTS, run.segmenter)
     checkpoint.save(folder / CHECKPOINT, progress, run.segmenter, run.step.optimiser)
-    variants = (score,) if kept else TrialOutcome.load(folder / PROGRESS).variants
+    scores = () if score is None else (score,)
+    variants = scores if kept else TrialOutcome.load(folder / PROGRESS).variants
     _outcome(run, context, variants, "stopped early").save(folder / PROGRESS)
 
 
 def _finish(run: Run, context: WorkerContext, reason: str) -> TrialOutcome:
-    """Evaluate every variant of the kept weights over all validation cases and write the outcome.
+    """Evaluate every variant of the kept weights over all validation cases, if any, and write the outcome.
 
     A trial that was killed after its outcome was written gets the same outcome again.
     """
@@ -228,12 +229,14 @@ def _finish(run: Run, context: WorkerContext, reason: str) -> TrialOutcome:
     variants = tuple(
         score_variant(run.segmenter, run.prepared, cases, run.config, variant, run.workers)
         for variant in run.segmenter.variants()
+        if cases
     )
     outcome = _outcome(run, context, variants, reason)
     if context.rank == 0:
-        write_overlays(
-            folder / "overlays.png", run.segmenter, run.prepared, run.config, variants[0], run.workers.device
-        )
+        if variants:
+            write_overlays(
+                folder / "overlays.png", run.segmenter, run.prepared, run.config, variants[0], run.workers.device
+            )
         outcome.save(folder / OUTCOME)
     return outcome
 
