@@ -82,6 +82,10 @@ def test_doctor_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
         (["ui", "--out", "nowhere"], "must be a run folder with run.json"),
         (["report", "--out", "nowhere"], "must be a run or prediction folder"),
         (["train", "--data", "d", "--out", "o", "--config", "none.json"], "must exist"),
+        (["train", "--out", "o", "--data", "d"], "give --data and --config, or --winners RUN"),
+        (["train", "--out", "o", "--winners", "r", "--data", "d"], "--winners excludes --data, --config and --teacher"),
+        (["train", "--out", "o", "--seeds", "2"], "--seeds needs --winners"),
+        (["ensemble", "--out", "o", "--member", "nnunet"], "--member must be NAME=FOLDER with a folder of masks"),
         (["search", "--data", "d", "--out", "o"], "--trials nor --time-budget"),
         (
             ["search", "--data", "d", "--out", "o", "--trials", "1", "--workers-per-trial", "two"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from overread.confidence.conformal import Shift
-from overread.confidence.judgement import MEAN, Judgement, Known, fit_judgement, shift_warning
+from overread.confidence.judgement import MEAN, Judgement, Known, fit_judgement, refit_bounds, shift_warning
 from overread.confidence.ranking import ranking_score, worst_first
 from overread.errors import UserError
 from overread.records import CaseConfidence
@@ -137,3 +137,15 @@ def test_shifted_cases_are_told_of_and_like_ones_are_not() -> None:
 
 def test_json() -> None:
     assert Judgement.from_json(FITTED.to_json()) == FITTED
+
+
+def test_bounds_of_other_readings_hold_with_the_regressors_as_they_were() -> None:
+    # readings that agree less at equal Dice, as those of more members do
+    refitted = refit_bounds(FITTED, cases(5, 30, "c", shift=0.15), winners="deep", coverage=0.8)
+    assert (refitted.winners, refitted.coverage) == ("deep", 0.8)
+    assert {t: j.regressor for t, j in refitted.targets.items()} == {t: j.regressor for t, j in FITTED.targets.items()}
+    new = cases(6, 100, "n", shift=0.15)
+    share = {target: found.share for target, found in refitted.measure(new).items()}
+    assert all(value is not None and 0.68 <= value <= 0.95 for value in share.values())
+    assert FITTED.measure(new)[MEAN].share == 1.0  # what they predict is too low for the old bound to fail
+    assert refitted.shift([case.row for case in new]) is not None
