@@ -28,6 +28,7 @@ COMMANDS = {
     "report": "overread.cli.evaluate:report",
     "prune": "overread.cli.prune:prune",
     "reproduce": "overread.cli.reproduce:reproduce",
+    "bench": "overread.cli.bench:bench",
     "architectures": "overread.cli.info:architectures",
     "ui": "overread.cli.info:ui",
     "doctor": "overread.cli.info:doctor",

@@ -69,5 +69,5 @@ def reproduce(
     )
     with working(address, cpus, gpus_per_worker, data=data, out=out, cache=cache) as map_cases:
         findings = run(settings, map_cases)
-    click.echo(f"{len(findings.results)} of {len(findings.rows())} rows trained")
+    click.echo(f"{len(findings.trained([row.name for row in findings.rows()]))} of {len(findings.rows())} rows trained")
     click.echo(f"report: {(out / 'report.md').resolve()}")

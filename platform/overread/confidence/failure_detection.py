@@ -196,12 +196,17 @@ def aurc_difference(
     second: Sequence[float | None],
     dice: Sequence[float],
     *,
+    second_dice: Sequence[float] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
-    """Return AURC(first) - AURC(second), below 0 where the first confidence is better, with its paired interval."""
-    one, other = _Cases(first, dice, FAILURE_DICE), _Cases(second, dice, FAILURE_DICE)
+    """Return AURC(first) - AURC(second), below 0 where the first confidence is better, with its paired interval.
+
+    `second_dice`: of the masks that the second confidence is about, where those are others than the first's.
+    """
+    one = _Cases(first, dice, FAILURE_DICE)
+    other = _Cases(second, dice if second_dice is None else second_dice, FAILURE_DICE)
     ones = np.ones((1, len(dice)), dtype=np.int64)
     statistics: dict[str, Statistic] = {"difference": lambda w: one.aurc(w) - other.aurc(w)}
     difference = _estimates(statistics, _places(len(dice), groups), seed, resamples)["difference"]

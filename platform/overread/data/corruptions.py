@@ -63,7 +63,9 @@ def corrupt(image: Image, condition: str, case: str, seed: int = 0) -> Image:
         return image
     name, _, strength = condition.rpartition("-")
     if strength not in map(str, STRENGTHS):
-        raise UserError(f"a condition must be a corruption and a strength of 1 to 3, such as blur-2, but got {condition}")
+        raise UserError(
+            f"a condition must be a corruption and a strength of 1 to 3, such as blur-2, but got {condition}"
+        )
     corruption = CORRUPTIONS[name]
     low, high = float(image.min()), float(image.max())
     unit = (image.astype(np.float64) - low) / (high - low if high > low else 1.0)
@@ -115,7 +117,8 @@ def add_motion(image: Floats, level: float, generator: np.random.Generator) -> F
     """Let the object jump between the segments in which the rows of its in-plane spectrum are measured (ghosts).
 
     The spectrum is cut into eight bands of rows; the one with the mean stays, each other is that of the image shifted
-    along the columns by up to the share `level` of their number. A band and its mirror jump together: the image is real.
+    along the columns by up to the share `level` of their number. A band and its mirror jump together, so the image is
+    real.
     """
     height, width = image.shape[-2:]
     spectrum = np.fft.fft2(image)

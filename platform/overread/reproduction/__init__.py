@@ -1,6 +1,15 @@
 """The papers' own experiments: each paper is a table of models, a protocol and a set of tables, run by one program."""
 
-from overread.reproduction import dainet, relation_unet, ugsnet, unetmer, unetsharp, unetsharp_3d, unetsharp_instances
+from overread.reproduction import (
+    dainet,
+    failure,
+    relation_unet,
+    ugsnet,
+    unetmer,
+    unetsharp,
+    unetsharp_3d,
+    unetsharp_instances,
+)
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 
 __all__ = [
@@ -9,6 +18,7 @@ __all__ = [
     "Protocol",
     "Row",
     "dainet",
+    "failure",
     "relation_unet",
     "ugsnet",
     "unetmer",

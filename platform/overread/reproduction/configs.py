@@ -13,12 +13,12 @@ from overread.reproduction.paper import Protocol, Row
 
 
 def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
-    """Return how the data set is prepared: a test split (none where folds are tested), no calibration cases, folds."""
+    """Return how the data set is prepared: a test split (none where folds are tested), calibration cases, folds."""
     return PrepareSettings(
         max_side=protocol.max_side,
         merge_labels=protocol.merge_labels,
         locked_fraction=0.0 if protocol.cross_validated else protocol.test_fraction,
-        calibration_fraction=0.0,
+        calibration_fraction=protocol.calibration_fraction,
         folds=protocol.folds,
         unlabelled=protocol.unlabelled,
         seed=seed,
@@ -49,7 +49,7 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int, fold
         augment=protocol.augment,
         annotations=row.annotations,
         fold=fold,
-        seed=seed,
+        seed=seed + row.seed,
     )
     with torch.device("meta"):
         multiple = build_segmenter(config).needs.size_multiple

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 from overread.architectures import Architecture, Published, build_segmenter, count_parameters
 from overread.jsonio import JsonRecord
@@ -15,6 +17,8 @@ from overread.reproduction.paper import Row
 from overread.reproduction.results import Cost
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 STEPS = 2
 """Timed steps, forward and backward, after one uncounted."""
 
@@ -60,8 +64,13 @@ def measure_cost(item: CostItem) -> Cost:
 
     A process that trained another model before holds memory that its allocator gives the next: its peak says nothing.
     """
+    return in_new_process(measure_here, item)
+
+
+def in_new_process(function: Callable[[Item], Result], item: Item) -> Result:
+    """Return `function(item)`, a module's function, called in a process of its own."""
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
-        return fresh.submit(measure_here, item).result()
+        return fresh.submit(function, item).result()
 
 
 def measure_here(item: CostItem) -> Cost:
@@ -73,7 +82,7 @@ def measure_here(item: CostItem) -> Cost:
 
     torch.set_num_threads(item.threads)
     device = torch.device(item.device)
-    before = _start(device)
+    before = start_peak(device)
     segmenter = build_segmenter(item.config).to(device)
     precision = choose_precision(item.config, segmenter, device)
     seconds = timed(item.config, segmenter, precision, Share(item.config.batch_size), device, repeats=STEPS)
@@ -82,12 +91,12 @@ def measure_here(item: CostItem) -> Cost:
         parameters=count_parameters(segmenter),
         published=item.published,
         seconds_per_step=seconds,
-        peak_bytes=max(0, _peak(device) - before),
+        peak_bytes=max(0, peak_memory(device) - before),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {item.threads} thread",
     )
 
 
-def _start(device: object) -> int:
+def start_peak(device: object) -> int:
     """Forget earlier peaks; return the memory in use."""
     import torch
 
@@ -99,7 +108,8 @@ def _start(device: object) -> int:
     return _resident("VmRSS")
 
 
-def _peak(device: object) -> int:
+def peak_memory(device: object) -> int:
+    """Return the most memory in use since `start_peak`, in bytes."""
     import torch
 
     if isinstance(device, torch.device) and device.type == "cuda":

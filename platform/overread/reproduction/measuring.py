@@ -72,6 +72,8 @@ class TestCase:
     case_id: str
     protocol: Protocol
     device: str
+    folder: Path | None = None
+    """Of the row's training: what is read may be stored there."""
 
     @property
     def image(self) -> NDArray[np.float32]:
@@ -197,7 +199,7 @@ def open_test_case(
 ) -> TestCase:
     """Return a test case with the network of a row, which is loaded once per process."""
     network = _network(json.dumps(config.to_json(), sort_keys=True), weights, device)
-    return TestCase(row, network, config, prepared, case_id, protocol, device)
+    return TestCase(row, network, config, prepared, case_id, protocol, device, Path(weights).parent)
 
 
 def measure_item(item: MeasureItem) -> CaseMeasures:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from overread.data.prepare import MapCases
     from overread.records import Prepared
     from overread.reproduction.measuring import TestCase
-    from overread.reproduction.results import Findings
+    from overread.reproduction.results import Findings, RowResult
     from overread.review.tables import Grid
     from overread.tracking.runs import Tracker
 
 Size = Literal["small", "paper"]
+PRINTED = "Printed figures are the paper's, on other splits, sizes and trainings: beside ours, not to be beaten here."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Row:
     """Whose labels it learns from where a case has several (`TrialConfig.annotations`)."""
     least_width: int = 1
     """Narrowest the network can be, whatever share of its published width a protocol asks for."""
+    seed: int = 0
+    """Added to the seed of the experiment: rows that differ in nothing else are an ensemble of seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,10 @@ class Protocol:
     unlabelled: bool = False
     """Prepare the unlabelled images too, for a pretraining."""
     test_fraction: float = 0.2
+    calibration_fraction: float = 0.0
+    """Share of the groups that neither trains nor tests, for what is calibrated on readings."""
+    read_all: bool = False
+    """Rows read the validation fold and the calibration cases too, not only the test split."""
     folds: int = 8
     """One fold of the rest draws the validation curve and chooses nothing; the others train."""
     anchors: int = 200
@@ -136,6 +143,10 @@ class Paper:
     """The paper's tables, ours beside the printed numbers."""
     pictures: Callable[[Findings, Path], tuple[Path, ...]]
     """Write the paper's figures into a folder."""
+    combine: Callable[[Findings, MapCases], dict[str, RowResult]] | None = None
+    """Results of several tested rows together, such as ensembles, by name; kept in `findings.combined`."""
+    about: str = PRINTED
+    """Said in the report after the protocol."""
     measure_lists: Callable[[TestCase], dict[str, tuple[float, ...]]] | None = None
     """Figures of which a test case has several (scores of its objects), where the paper needs such."""
     before: Before | None = None

@@ -2,7 +2,8 @@
 
 Where rows need something made before (`Paper.before`: a pretrained teacher), it is made first, within the same budget.
 The output folder holds `before/`, `rows/<row>-<hash>/` (a training as any other, one per fold where folds are tested,
-and `result.json` of its test), `costs/`, `tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again
+and `result.json` of its test), `combined/` where rows are read together, `costs/`, `tables/` (CSV and Markdown),
+`figures/` and `report.md`. A row is found again
 by the hash of its config and data: a second call trains what is missing, and a row that the budget cut short goes on
 from its last checkpoint.
 """
@@ -128,6 +129,9 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         made=made,
         costs={name: _cost(settings, first, map_cases) for name, (first, *_) in by_row.items()},
     )
+    if paper.combine is not None:
+        findings = replace(findings, combined=settings.out.resolve() / "combined")
+        findings.results.update(paper.combine(findings, map_cases))
     write_findings(findings, settings.out)
     tracker.end_search()
     tracker.add_files(settings.out, ("report.md", "tables", "figures"))
@@ -247,7 +251,6 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
     outcome = training.outcome
     assert outcome is not None and outcome.weights is not None  # noqa: S101  (a finished training has both)
     protocol = PAPERS[settings.paper].protocols[settings.size]
-    splits = prepared.splits
     items = [
         MeasureItem(
             paper=settings.paper,
@@ -259,7 +262,7 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
             prepared=prepared.root,
             device="cuda" if settings.gpus_per_worker else "cpu",
         )
-        for case in (splits.folds[outcome.config.fold] if protocol.cross_validated else splits.locked)
+        for case in held_out(protocol, prepared, outcome.config.fold)
     ]
     read = on_gpus(map_cases, settings.gpus_per_worker)
     RowResult(
@@ -271,6 +274,14 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
         epochs=outcome.epochs,
         cases=tuple(read(measure_item, items, f"Testing {training.row.name}")),
     ).save(training.folder / RESULT)
+
+
+def held_out(protocol: Protocol, prepared: Prepared, fold: int) -> tuple[str, ...]:
+    """Return the cases that a row reads after its training with a fold held out: the test split, or what is tested."""
+    splits = prepared.splits
+    if protocol.cross_validated:
+        return splits.folds[fold]
+    return (*splits.locked, *splits.calibration, *splits.folds[fold]) if protocol.read_all else splits.locked
 
 
 def _result(folds: Sequence[RowTraining]) -> RowResult | None:

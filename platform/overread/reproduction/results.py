@@ -142,6 +142,8 @@ class Findings:
     costs: dict[str, Cost] = field(default_factory=dict)
     made: Made | None = None
     """What was made before the rows were trained, where the paper needs such."""
+    combined: Path | None = None
+    """Folder of what `Paper.combine` left."""
 
     @property
     def dataset(self) -> str:

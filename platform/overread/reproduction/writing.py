@@ -52,8 +52,7 @@ def protocol_text(findings: Findings) -> str:
         )
     return (
         f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
-        f"{protocol.batch_size} slices, {rate}; last weights. {split}"
-        "Printed figures are the paper's, on other splits, sizes and trainings: beside ours, not to be beaten here."
+        f"{protocol.batch_size} slices, {rate}; last weights. {split}{findings.paper.about}"
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from overread.ensemble.pruning import LevelCost
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette: told apart by every eye."""
 
 

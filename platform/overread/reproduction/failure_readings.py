@@ -1,0 +1,231 @@
+"""Readings of the failure benchmark: every case clean and corrupted, read once by each row, then together.
+
+A row leaves `readings/<case>.npz`, one array per condition, and `readings/<case>.json` with its figures; the JSON is
+written last, and a case that has it is not read again. An array holds the foreground probabilities (K - 1, D, H, W) of
+the prepared grid in steps of 1/255: mostly 0 and 255, they compress to a hundredth of the float maps in the grid of
+the case. Resizing is linear, so their mean over members and the masks in the grid of the case are those of the members
+up to that rounding.
+
+Figures are named as the scores, clean, and `<score>@<condition>` of a corruption. Corruptions are read on the test
+split alone: what is fitted, is fitted on clean cases.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from overread.confidence.entropy import negative_entropy
+from overread.confidence.relations import Relations
+from overread.confidence.scores import mean_defined, relation_scores
+from overread.data.corruptions import CLEAN, conditions, corrupt
+from overread.data.preprocess import to_native
+from overread.data.store import load_prepared, open_case
+from overread.ensemble.fusion import SoftVote
+from overread.errors import UserError
+from overread.jsonio import JsonRecord, read_json, write_json, write_with
+from overread.metrics.overlap import case_dice
+from overread.records import Prepared, TrialConfig
+from overread.reproduction.cost import peak_memory, start_peak
+from overread.reproduction.measuring import TestCase, open_test_case
+from overread.reproduction.paper import PAPERS, Size
+from overread.reproduction.results import CaseMeasures
+from overread.training.inference import predict_alternatives, predict_volume
+
+Values = dict[str, float | None]
+Probabilities = NDArray[np.float32]
+READINGS = "readings"
+EMPTY = "all_empty"
+"""1 where no reading has any foreground: agreement then says nothing."""
+STEP = 255
+
+
+def at(name: str, condition: str) -> str:
+    """Return the name of a figure in a condition.
+
+    >>> at("dice", "clean"), at("dice", "blur-2")
+    ('dice', 'dice@blur-2')
+    """
+    return name if condition == CLEAN else f"{name}@{condition}"
+
+
+def encode(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the foreground of probabilities (K, *S) in steps of 1/255, (K - 1, *S)."""
+    return np.rint(np.clip(probabilities[1:], 0, 1) * STEP).astype(np.uint8)
+
+
+def decode(codes: NDArray[np.uint8]) -> Probabilities:
+    """Return probabilities (K, *S), the background being the rest."""
+    foreground = codes.astype(np.float32) / STEP
+    return np.concatenate([np.clip(1 - foreground.sum(0, keepdims=True), 0, 1), foreground])
+
+
+# ---------------------------------------------------------------- one row
+
+
+def read_case(case: TestCase) -> Values:
+    """Return the figures of a case in all conditions; its readings are stored with the row."""
+    if case.folder is None:
+        raise UserError("the readings of a row must have a folder, but the case has none: open it by its weights")
+    folder = case.folder / READINGS
+    told = folder / f"{case.case_id}.json"
+    if told.is_file():
+        return dict(read_json(told))
+    values: Values = {}
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for condition in conditions_of(case.prepared, case.case_id):
+                own, codes = read_condition(case, condition)
+                values.update({at(name, condition): value for name, value in own.items()})
+                with archive.open(f"{condition}.npy", "w") as file:
+                    np.lib.format.write_array(file, codes, allow_pickle=False)
+
+    write_with(folder / f"{case.case_id}.npz", write)
+    write_json(told, values)
+    return values
+
+
+def conditions_of(prepared: Prepared, case_id: str) -> tuple[str, ...]:
+    """Return the conditions that a case is read in."""
+    return conditions() if case_id in prepared.splits.locked else (CLEAN,)
+
+
+def read_condition(case: TestCase, condition: str) -> tuple[Values, NDArray[np.uint8]]:
+    """Return the figures of a case in one condition, and its encoded reading.
+
+    The row's alternative readings (scales, passes, relations) give its own scores and, as members of an ensemble do,
+    a pairwise Dice.
+    """
+    image = corrupt(case.image, condition, case.case_id, case.prepared.settings.seed)
+    given = (case.segmenter, image, case.config, None, case.device)
+    read = predict_volume(*given)
+    values = figures_of(case.native(read), case.truth)
+    sets = case.segmenter.relation_sets()
+    if sets:
+        names = {name for readings in sets.values() for name in readings}
+        masks = {n: case.native(p).argmax(0).astype(np.uint8) for n, p in predict_alternatives(*given) if n in names}
+        relations = Relations(case.truth.shape, case.prepared.classes)
+        for name, mask in masks.items():
+            relations.add(mask, name)
+        values |= relation_scores(sets, masks.items(), case.truth.shape, case.prepared.classes)
+        values |= agreement(relations)
+    return values, encode(read)
+
+
+def figures_of(probabilities: Probabilities, truth: NDArray[np.uint8]) -> Values:
+    """Return class-mean Dice, entropy and highest foreground probability of probabilities (K, *native)."""
+    mask = probabilities.argmax(0).astype(np.uint8)
+    return {
+        "class_dice": case_dice(mask, truth, len(probabilities)).mean,
+        "entropy": negative_entropy(probabilities),
+        "foreground": min(max(float(1 - probabilities[0].min()), 0.0), 1.0),
+    }
+
+
+def agreement(relations: Relations) -> Values:
+    """Return the scores of the relations of all readings, means over the classes that any of them has."""
+    classes = range(1, relations.classes)
+    return {
+        "pairwise_dice": mean_defined(relations.pairwise_dice(k) for k in classes),
+        "relation_confidence": mean_defined(relations.relation_confidence(k) for k in classes),
+        EMPTY: float(relations.empty()),
+    }
+
+
+# ---------------------------------------------------------------- rows together
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleItem(JsonRecord):
+    """One case and the rows that read it together."""
+
+    case: str
+    prepared: str
+    """Folder of the prepared data set."""
+    folders: dict[str, str]
+    """Of the rows, by name."""
+
+
+def read_together(item: EnsembleItem) -> CaseMeasures:
+    """Return the figures of the soft vote of stored readings, in all conditions.
+
+    In memory are the vote and one member's reading of one condition, whatever the number of members.
+    """
+    prepared = load_prepared(Path(item.prepared))
+    truth = np.asarray(open_case(prepared, item.case).truth)
+    told = [read_json(Path(folder) / READINGS / f"{item.case}.json") for folder in item.folders.values()]
+    values: Values = {}
+    for condition in conditions_of(prepared, item.case):
+        vote, relations = SoftVote(), Relations(truth.shape, prepared.classes)
+        for name, probabilities in stored_readings(item, prepared, condition):
+            vote.add(probabilities)
+            relations.add(probabilities.argmax(0).astype(np.uint8), name)
+        own = figures_of(vote.mean(), truth) | agreement(relations) | member_scores(told, condition)
+        values |= {at(name, condition): value for name, value in own.items()}
+    case = prepared.case(item.case)
+    return CaseMeasures(case=item.case, group=case.group, has_foreground=bool((truth > 0).any()), values=values)
+
+
+def stored_readings(item: EnsembleItem, prepared: Prepared, condition: str) -> Iterator[tuple[str, Probabilities]]:
+    """Yield the members' probabilities (K, *native) of a case, one at a time, by name."""
+    shape = prepared.case(item.case).native_shape
+    for name, folder in item.folders.items():
+        path = Path(folder) / READINGS / f"{item.case}.npz"
+        with np.load(path, allow_pickle=False) as archive:
+            codes = archive[condition]
+        yield name, to_native(decode(codes), shape, prepared.preprocessing)
+
+
+def member_scores(told: Sequence[Mapping[str, float | None]], condition: str) -> Values:
+    """Return the C_ij of the first member that has them."""
+    found: Values = {}
+    for own in told:
+        mine = {n: own.get(at(n, condition)) for n in own if n.startswith("c_") and "@" not in n}
+        found = mine | found
+    return found
+
+
+# ---------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryItem(JsonRecord):
+    """Members that read one case together, to be measured."""
+
+    paper: str
+    size: Size
+    configs: tuple[TrialConfig, ...]
+    weights: tuple[str, ...]
+    case: str
+    prepared: str
+
+
+def ensemble_memory(item: MemoryItem) -> int:
+    """Return the bytes that reading a case by all members takes at its peak, above a process with one network.
+
+    Networks come and go, one or two in memory; vote and masks are kept, floating-point maps of members are not.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    prepared = load_prepared(Path(item.prepared))
+    protocol = PAPERS[item.paper].protocols[item.size]
+
+    def opened(index: int) -> TestCase:
+        return open_test_case(str(index), item.configs[index], item.weights[index], prepared, item.case, protocol)
+
+    truth = opened(0).truth
+    before = start_peak(torch.device("cpu"))
+    vote, relations = SoftVote(), Relations(truth.shape, prepared.classes)
+    for index in range(len(item.configs)):
+        probabilities = opened(index).probabilities()
+        vote.add(probabilities)
+        relations.add(probabilities.argmax(0).astype(np.uint8), str(index))
+    figures_of(vote.mean(), truth)
+    return max(0, peak_memory(torch.device("cpu")) - before)

@@ -1,0 +1,77 @@
+"""The failure benchmark on a phantom: members are read once, clean and corrupted, and judged together."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from overread.cluster.session import session
+from overread.cluster.tasks import ray_map
+from overread.data.corruptions import conditions
+from overread.data.phantom import PhantomSettings, write_phantom
+from overread.jsonio import read_json
+from overread.reproduction import PAPERS, failure, program
+from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, U_NETMER
+from overread.reproduction.program import ReproductionSettings, reproduce
+
+MEMBERS = tuple(dict.fromkeys(name for members in ENSEMBLES.values() for name in members))
+
+
+def test_ensembles_have_equal_size_and_share_one_network() -> None:
+    assert {len(members) for members in ENSEMBLES.values()} == {5}
+    assert len(MEMBERS) == 9
+    rows = [PAPERS["failure"].row(name) for name in ENSEMBLES[FIVE_SEEDS]]
+    assert [row.seed for row in rows] == [0, 1, 2, 3, 4] and {row.architecture for row in rows} == {"unet"}
+    others = [PAPERS["failure"].row(name).architecture for name in ENSEMBLES[FIVE_ARCHITECTURES]]
+    assert len(set(others)) == 5
+    assert PAPERS["failure"].row(failure.DROPOUT).options["passes"] == 5
+
+
+@pytest.fixture
+def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Shrink the experiment: the members of both ensembles, two steps of 32 pixels, no timing of their steps."""
+    small = replace(
+        failure.PROTOCOLS["small"], max_side=32, width=1 / 16, steps=2, batch_size=4, validations=1, folds=2
+    )
+    rows = tuple(PAPERS["failure"].row(name) for name in MEMBERS)
+    monkeypatch.setitem(PAPERS._entries, "failure", replace(PAPERS["failure"], rows=rows, protocols={"small": small}))
+    monkeypatch.setattr(program, "_cost", lambda *told: None)
+    monkeypatch.setattr(failure, "MEASURED_MEMBERS", (1, 2))
+    yield
+
+
+@pytest.mark.ray
+def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) -> None:
+    data = write_phantom(tmp_path / "phantom", PhantomSettings(cases=12, size=32, seed=1))
+    out = tmp_path / "out"
+    settings = ReproductionSettings(paper="failure", data=data, out=out, cache=tmp_path / "cache")
+    with session(num_cpus=2):
+        found = reproduce(settings, ray_map)
+        (first,) = out.glob("rows/u-net-seed-1-*")
+        written = {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")}
+        again = reproduce(settings, ray_map)
+    assert set(found.results) == {*MEMBERS, *ENSEMBLES}
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")} == written
+    assert again.results == found.results
+    splits = found.prepared.splits
+    held_out = {*splits.locked, *splits.calibration, *splits.folds[0]}
+    assert {path.stem for path in (first / "readings").glob("*.npz")} == held_out and splits.calibration
+    for case in found.results[FIVE_ARCHITECTURES].cases:
+        corrupted = "pairwise_dice@blur-3" in case.values
+        assert corrupted == (case.case in splits.locked)  # what is fitted, is fitted on clean cases
+        assert {"class_dice", "pairwise_dice", "c_12", "c_24"} <= set(case.values)
+    with np.load(first / "readings" / f"{splits.locked[0]}.npz") as archive:
+        assert set(archive) == set(conditions())
+        assert archive["blur-1"].dtype == np.uint8 and archive["blur-1"].shape == (2, 1, 32, 32)
+    assert read_json(out / "combined" / "memory.json")["bytes"].keys() == {"1", "2"}
+    tables = sorted((out / "tables").glob("*.csv"))
+    rows = {row[0]: row for row in csv.reader(tables[0].open())}
+    assert rows["Relation U-Net: relations, C"][1] == "not trained here"
+    assert rows[f"{U_NETMER}: scales, C_12"][1].endswith(f"(n={len(splits.locked)})")
+    report = (out / "report.md").read_text()
+    for figure in ("risk-coverage", "corruptions", "corrupted-examples"):
+        assert (out / "figures" / f"{figure}.png").is_file() and figure in report
+    assert "too few for a bound" in report and "Nothing is printed of them" in report
