@@ -10,6 +10,7 @@ from overread.confidence.relations import Relations
 from overread.data.corruptions import conditions
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import prepare_dataset
+from overread.ensemble.readings import encode
 from overread.jsonio import write_json
 from overread.records import Prepared, PrepareSettings, TrialConfig
 from overread.reproduction.failure import PROTOCOLS
@@ -19,8 +20,6 @@ from overread.reproduction.failure_readings import (
     agreement,
     at,
     conditions_of,
-    decode,
-    encode,
     figures_of,
     member_scores,
     read_case,
@@ -33,16 +32,6 @@ def two_classes(foreground: list[float]) -> np.ndarray:
     """Return probabilities (2, n)."""
     values = np.asarray(foreground, np.float32)
     return np.stack([1 - values, values])
-
-
-def test_codes_keep_probabilities_to_half_a_step() -> None:
-    drawn = np.random.default_rng(0).dirichlet(np.ones(4), 500).T.astype(np.float32)
-    back = decode(encode(drawn))
-    assert np.abs(back[1:] - drawn[1:]).max() <= 0.5 / 255 + 1e-6
-    np.testing.assert_allclose(back.sum(0), 1, atol=2 / 255)
-    masks = decode(encode(two_classes([0.499, 0.501, 0.5])))
-    assert masks.argmax(0)[:2].tolist() == [0, 1]
-    assert (masks[0] != masks[1]).all()  # an odd number of steps: no ties
 
 
 def test_figures_of_one_reading() -> None:

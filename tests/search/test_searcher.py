@@ -9,7 +9,7 @@ from ray.tune.search import Searcher
 
 from overread.cluster.job import TrialJob
 from overread.records import EpochReport, TrialOutcome, VariantScore
-from overread.search.searcher import JobBook, JobSearch, Rules, lost_trials, settle, tell
+from overread.search.searcher import JobBook, JobSearch, Rules, lost_trials, main_dice, settle, tell
 from overread.search.stopping import FairStopping
 from overread.testing.tiny import tiny_config
 
@@ -98,9 +98,18 @@ def test_the_end_of_a_trial_is_told_once(result: TrialOutcome, state: Any, value
     study = optuna.create_study(direction="maximize")
     trial = study.ask()
     trial.report(0.5, 25)
-    tell(study, 0, result)
-    tell(study, 0, result)
+    job = TrialJob(trial_id="t", number=0, folder="t", config=tiny_config())
+    tell(study, 0, result, main_dice(job, result))
+    tell(study, 0, result, main_dice(job, result))
     assert (study.trials[0].state, study.trials[0].value) == (state, value)
+
+
+def test_the_value_may_be_another_than_the_dice() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.ask(), study.ask()
+    tell(study, 0, outcome("t", dice=0.75), -0.01)
+    tell(study, 1, outcome("t", dice=0.75), None)
+    assert [(t.state, t.value) for t in study.trials] == [(COMPLETE, -0.01), (FAIL, None)]
 
 
 def test_a_trial_that_leaves_nothing_has_failed(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ preparation = _stack(
     click.option("--labels", help="Comma-separated values in the label files that stay classes [default: all]."),
     click.option("--locked-pattern", help="Regular expression that finds the locked cases [default: a random fifth]."),
 )
+OBJECTIVES = ["dice", "gain", "gain_and_failure"]
+OBJECTIVE_HELP = "What is searched for: a trial's own Dice, or what it adds to the ensemble of the trials before it."
 searching = _stack(
     click.option("--space", default="panel", show_default=True, help="Search space, by file name."),
     click.option("--spaces", type=FOLDER, help="Folder of search spaces instead of the built-in ones."),
@@ -72,6 +74,7 @@ searching = _stack(
     click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True),
     click.option("--max-concurrent", type=click.IntRange(1), help="Trials at a time [default: what fits]."),
     click.option("--teacher", "teachers", type=FOLDER, multiple=True, help=TEACHER_HELP),
+    click.option("--objective", type=click.Choice(OBJECTIVES), default="dice", show_default=True, help=OBJECTIVE_HELP),
     click.option("--points", type=click.Choice(["fit", "published"]), default="fit", show_default=True),
 )
 time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")

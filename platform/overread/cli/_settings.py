@@ -48,6 +48,7 @@ def search_settings(options: Mapping[str, Any]) -> SearchSettings:
         gpus_per_worker=options["gpus_per_worker"],
         max_concurrent=options["max_concurrent"],
         points=options["points"],
+        objective=options.get("objective", "dice"),
         cpus=options["cpus"],
         seed=options["seed"],
         resume=options["resume"],

@@ -30,7 +30,7 @@ def bench() -> None:
 @_options.seed
 @_options.cluster
 @click.pass_context
-def failure(context: click.Context, **options: Any) -> None:
+def failure(context: click.Context, /, **options: Any) -> None:
     """Compare failure detectors: seeds, architectures, dropout, scales, relations and entropy, on corruptions too.
 
     The same call again continues: networks that are trained and cases that are read are kept, tables are written anew.

@@ -51,6 +51,8 @@ class TrialJob(WorkerJob):
     """Never stopped early: the first of its family."""
     trainer: bool = False
     """Run as a Ray Train worker group even with one worker."""
+    by_gain: bool = False
+    """Measure at its end what it adds to the current ensemble of the search."""
 
     def outcome(self) -> TrialOutcome | None:
         """Return how the trial ended, or None when it has not."""

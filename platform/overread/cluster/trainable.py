@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overread.cluster.contribution import measure_contribution
 from overread.cluster.job import OUTCOME, StopSignal, TrialJob, failed_outcome, last_checkpoint, remember_checkpoint
 from overread.errors import TrialFailure
 from overread.records import EpochReport, Prepared, TrialConfig, TrialOutcome
@@ -65,6 +66,7 @@ def trial_function(config: dict[str, Any], prepared: Prepared, worker: Worker) -
     outcome = job.outcome()  # there already when the process died between the outcome and its report
     if outcome is None:
         outcome = _run_in_group(job, prepared, worker) if uses_group(job) else _run_here(job, prepared, worker)
+    measure_contribution(job, prepared, outcome)
     tune.report(summary(outcome))
 
 

@@ -1,10 +1,7 @@
 """Readings of the failure benchmark: every case clean and corrupted, read once by each row, then together.
 
 A row leaves `readings/<case>.npz`, one array per condition, and `readings/<case>.json` with its figures; the JSON is
-written last, and a case that has it is not read again. An array holds the foreground probabilities (K - 1, D, H, W) of
-the prepared grid in steps of 1/255: mostly 0 and 255, they compress to a hundredth of the float maps in the grid of
-the case. Resizing is linear, so their mean over members and the masks in the grid of the case are those of the members
-up to that rounding.
+written last, and a case that has it is not read again (`ensemble.readings`).
 
 Figures are named as the scores, clean, and `<score>@<condition>` of a corruption. Corruptions are read on the test
 split alone: what is fitted, is fitted on clean cases.
@@ -12,7 +9,6 @@ split alone: what is fitted, is fitted on clean cases.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +22,10 @@ from overread.confidence.scores import mean_defined, relation_scores
 from overread.data.corruptions import CLEAN, conditions, corrupt
 from overread.data.preprocess import to_native
 from overread.data.store import load_prepared, open_case
-from overread.ensemble.fusion import SoftVote
+from overread.ensemble.fusion import Probabilities, SoftVote
+from overread.ensemble.readings import Codes, encode, read_reading, write_readings
 from overread.errors import UserError
-from overread.jsonio import JsonRecord, read_json, write_json, write_with
+from overread.jsonio import JsonRecord, read_json, write_json
 from overread.metrics.overlap import case_dice
 from overread.records import Prepared, TrialConfig
 from overread.reproduction.cost import peak_memory, start_peak
@@ -38,11 +35,9 @@ from overread.reproduction.results import CaseMeasures
 from overread.training.inference import predict_alternatives, predict_volume
 
 Values = dict[str, float | None]
-Probabilities = NDArray[np.float32]
 READINGS = "readings"
 EMPTY = "all_empty"
 """1 where no reading has any foreground: agreement then says nothing."""
-STEP = 255
 
 
 def at(name: str, condition: str) -> str:
@@ -52,17 +47,6 @@ def at(name: str, condition: str) -> str:
     ('dice', 'dice@blur-2')
     """
     return name if condition == CLEAN else f"{name}@{condition}"
-
-
-def encode(probabilities: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return the foreground of probabilities (K, *S) in steps of 1/255, (K - 1, *S)."""
-    return np.rint(np.clip(probabilities[1:], 0, 1) * STEP).astype(np.uint8)
-
-
-def decode(codes: NDArray[np.uint8]) -> Probabilities:
-    """Return probabilities (K, *S), the background being the rest."""
-    foreground = codes.astype(np.float32) / STEP
-    return np.concatenate([np.clip(1 - foreground.sum(0, keepdims=True), 0, 1), foreground])
 
 
 # ---------------------------------------------------------------- one row
@@ -78,15 +62,13 @@ def read_case(case: TestCase) -> Values:
         return dict(read_json(told))
     values: Values = {}
 
-    def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for condition in conditions_of(case.prepared, case.case_id):
-                own, codes = read_condition(case, condition)
-                values.update({at(name, condition): value for name, value in own.items()})
-                with archive.open(f"{condition}.npy", "w") as file:
-                    np.lib.format.write_array(file, codes, allow_pickle=False)
+    def readings() -> Iterator[tuple[str, Codes]]:
+        for condition in conditions_of(case.prepared, case.case_id):
+            own, codes = read_condition(case, condition)
+            values.update({at(name, condition): value for name, value in own.items()})
+            yield condition, codes
 
-    write_with(folder / f"{case.case_id}.npz", write)
+    write_readings(folder / f"{case.case_id}.npz", readings())
     write_json(told, values)
     return values
 
@@ -96,7 +78,7 @@ def conditions_of(prepared: Prepared, case_id: str) -> tuple[str, ...]:
     return conditions() if case_id in prepared.splits.locked else (CLEAN,)
 
 
-def read_condition(case: TestCase, condition: str) -> tuple[Values, NDArray[np.uint8]]:
+def read_condition(case: TestCase, condition: str) -> tuple[Values, Codes]:
     """Return the figures of a case in one condition, and its encoded reading.
 
     The row's alternative readings (scales, passes, relations) give its own scores and, as members of an ensemble do,
@@ -177,9 +159,7 @@ def stored_readings(item: EnsembleItem, prepared: Prepared, condition: str) -> I
     shape = prepared.case(item.case).native_shape
     for name, folder in item.folders.items():
         path = Path(folder) / READINGS / f"{item.case}.npz"
-        with np.load(path, allow_pickle=False) as archive:
-            codes = archive[condition]
-        yield name, to_native(decode(codes), shape, prepared.preprocessing)
+        yield name, to_native(read_reading(path, condition), shape, prepared.preprocessing)
 
 
 def member_scores(told: Sequence[Mapping[str, float | None]], condition: str) -> Values:

@@ -96,7 +96,7 @@ def _check_folder(out: Path, settings: SearchSettings, prepared: Prepared) -> No
     if not settings.resume:
         raise UserError(f"{out} must not hold a search, but it does: resume it (--resume) or choose another folder")
     before = SearchSettings.load(path)
-    kept = ("space", "architectures", "points", "fold", "seed", "steps", "epochs", "teachers")
+    kept = ("space", "architectures", "points", "fold", "seed", "steps", "epochs", "teachers", "objective")
     changed = [name for name in kept if getattr(before, name) != getattr(settings, name)]
     if changed:
         raise UserError(
@@ -113,9 +113,11 @@ def make_searcher(search: Search) -> JobSearch:
     """Open the study, take up what earlier sessions left, and return the searcher."""
     import optuna
 
+    from overread.search.objective import TrialValue
     from overread.search.searcher import JobBook, JobSearch, Rules, lost_trials, tell
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    value = TrialValue(search.out, search.settings.objective)
     jobs = [TrialJob.load(path) for path in sorted((search.out / TRIALS).glob(f"*/{JOB}"))]
     searcher = JobSearch(
         lambda trial, workers: make_job(search, trial, workers),
@@ -130,6 +132,7 @@ def make_searcher(search: Search) -> JobSearch:
             workers=search.settings.workers,
             time_left=lambda given: time_left(search, given),
         ),
+        value=value,
     )
     searcher.book.lost.extend(lost_trials(searcher.study, (job.number for job in jobs)))
     for point in points(search.module, search.context):
@@ -137,10 +140,10 @@ def make_searcher(search: Search) -> JobSearch:
     for job in jobs:
         outcome = job.outcome()
         search.policy.start(job.trial_id, job.config.architecture)
-        if outcome is None:
+        if outcome is None or value.waits(job, outcome):
             searcher.book.pending.append(_again(search, job))
             continue
-        tell(searcher.study, job.number, outcome)
+        tell(searcher.study, job.number, outcome, value(job, outcome))
         search.policy.replay(job.trial_id, outcome.epochs)
         if outcome.state == "failed":
             search.policy.fail(job.trial_id)
@@ -198,6 +201,7 @@ def make_job(search: Search, trial: optuna.Trial, workers: int) -> TrialJob:
         deadline=clock.last_fresh_step,
         protected=protected or baseline,
         trainer=settings.trainer,
+        by_gain=settings.objective != "dice",
     )
 
 

@@ -53,6 +53,11 @@ class JobBook:
         return sum(job.workers for job in self.running.values())
 
 
+def main_dice(job: TrialJob, outcome: TrialOutcome) -> float | None:
+    """Return the validation Dice of a trial's main variant, None without one."""
+    return outcome.variants[0].dice if outcome.variants else None
+
+
 class JobSearch(OptunaSearch):
     """Gives out jobs. `make_job(optuna_trial, workers)` turns a fresh Optuna trial into one."""
 
@@ -66,12 +71,14 @@ class JobSearch(OptunaSearch):
         rules: Rules,
         policy: FairStopping,
         book: JobBook,
+        value: Callable[[TrialJob, TrialOutcome], float | None] = main_dice,
     ) -> None:
         super().__init__(
             space=lambda trial: {}, metric="validation_dice", mode="max", sampler=sampler, storage=storage,
             study_name=study_name,
         )  # fmt: skip
         self._make_job, self.rules, self.policy, self.book = make_job, rules, policy, book
+        self._value = value
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that we do not use
@@ -108,7 +115,7 @@ class JobSearch(OptunaSearch):
         job = self.book.running.pop(trial_id, None)
         if job is not None:
             outcome = settle(job)
-            tell(self.study, job.number, outcome)
+            tell(self.study, job.number, outcome, self._value(job, outcome))
             if outcome.state == "failed":
                 self.policy.fail(job.trial_id)
 
@@ -152,13 +159,13 @@ def settle(job: TrialJob, now: Callable[[], float] = time.time) -> TrialOutcome:
     return job.outcome() or rescued_outcome(job, reason) or failed_outcome(job, reason)
 
 
-def tell(study: optuna.Study, number: int, outcome: TrialOutcome) -> None:
-    """Tell the study the end of a trial; a second time does nothing.
+def tell(study: optuna.Study, number: int, outcome: TrialOutcome, value: float | None) -> None:
+    """Tell the study the end of a trial and its value; a second time does nothing.
 
-    A stopped trial is told as pruned: TPE then ranks it below the finished ones, by how far it came.
+    A finished trial without a value counts as failed. A stopped one is told as pruned: TPE then ranks it below the
+    finished ones, by how far it came.
     """
     stopped = outcome.state == "stopped" and bool(outcome.epochs)
-    value = outcome.variants[0].dice if outcome.variants else None
     if outcome.state == "finished" and value is not None and math.isfinite(value):
         study.tell(number, value, state=optuna.trial.TrialState.COMPLETE, skip_if_finished=True)
     elif stopped:

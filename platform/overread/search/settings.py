@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from overread.ensemble.gain import Objective
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -38,6 +39,8 @@ class SearchSettings(JsonRecord):
     """Run also 1-worker trials as Ray Train worker groups."""
     points: Literal["fit", "published"] = "fit"
     """Published switches at a width that fits the budget, or the papers' own widths."""
+    objective: Objective = "dice"
+    """What the study maximises: a trial's own validation Dice, or what it adds to the ensemble (`ensemble.gain`)."""
     fold: int = 0
     """The fold that all trials validate on."""
     min_steps: int = 2000

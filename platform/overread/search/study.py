@@ -122,6 +122,7 @@ def _run_params(search: Search) -> dict[str, Any]:
     return {
         "space": search.settings.space,
         "architectures": ", ".join(plan.architectures),
+        "objective": search.settings.objective,
         "seed": search.settings.seed,
         "fold": search.settings.fold,
         "seconds_per_trial": round(plan.seconds_per_trial, 1),
