@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from overread.cli._tables import evaluation_grids
 from overread.data.prepare import serial_map
 from overread.errors import UserError
 from overread.pipeline import prediction
@@ -80,6 +83,34 @@ def test_masks_are_measured_against_labels(tmp_path: Path, caplog: pytest.LogCap
     assert "1 of 2 labelled cases have no mask" in caplog.text
     assert table.overall["dice"].all.n == 1
     assert table.overall["dice"].all.mean == pytest.approx(2 / 3)
+
+
+def test_ids_of_objects_are_measured_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for case in ("x", "y"):
+        write(tmp_path / "data/images" / f"{case}.png", [[1, 2, 3], [4, 5, 6]])
+        write(tmp_path / "data/masks" / f"{case}.png", [[255, 255, 0], [0, 255, 255]])
+        write(tmp_path / "data/instances" / f"{case}.png", [[1, 1, 0], [0, 2, 2]])
+        write(tmp_path / "out/masks" / f"{case}.png", [[255, 255, 0], [0, 255, 255]])
+    evaluate = partial(evaluate_masks, tmp_path / "out", tmp_path / "data", ("dice",))
+    assert evaluate().instances == {}
+    write(tmp_path / "out/instances/x.png", [[9, 9, 0], [0, 3, 0]])  # one object, and a half of the other
+    with pytest.raises(UserError, match=r"mask of ids of every labelled case, but 1 of 2 have none \(y\)"):
+        evaluate()
+    found = evaluate(allow_missing=True).instances
+    assert (found["aji"].mean, found["precision_50"].mean, found["aji"].n) == (3 / 4, 1, 1)
+    write(tmp_path / "out/instances/y.png", [[1, 1], [1, 1]])
+    with pytest.raises(UserError, match=r"case y: mask of ids must have the shape \(2, 3\) of the true ids"):
+        evaluate()
+    write(tmp_path / "out/instances/y.png", [[1, 1, 1], [1, 1, 1]])  # a third of it is either object
+    table = evaluate()
+    # both objects take the same prediction, 2 of 6 each
+    assert table.instances["aji"].mean == pytest.approx((3 / 4 + 4 / 12) / 2)
+    assert table.instances["precision_50"].mean == pytest.approx(1 / 2)
+    grid = evaluation_grids(table)[1]
+    assert grid.rows == (("aggregated Jaccard index", "0.542", "2"), ("precision at IoU 0.5", "0.500", "2"))
+    shutil.rmtree(tmp_path / "data/instances")
+    assert evaluate().instances == {}
+    assert "they are not measured" in caplog.text
 
 
 def test_masks_of_other_cases_are_a_mistake(tmp_path: Path) -> None:

@@ -192,4 +192,9 @@ def evaluation_grids(table: EvaluationTable) -> list[Grid]:
     labels.append(
         ("with foreground", *(number(split[m].foreground.mean) for m in metrics), str(split[metrics[0]].foreground.n))
     )
-    return [Grid("Evaluation", ("class", *metrics, "n"), tuple(labels))]
+    grids = [Grid("Evaluation", ("class", *metrics, "n"), tuple(labels))]
+    if table.instances:
+        names = {"aji": "aggregated Jaccard index", "precision_50": "precision at IoU 0.5"}
+        objects = tuple((names[name], number(found.mean), str(found.n)) for name, found in table.instances.items())
+        grids.append(Grid("Single objects", ("figure", "mean", "n"), objects))
+    return grids

@@ -12,10 +12,12 @@ from overread.cli._session import show_log, working
 from overread.errors import UserError
 from overread.records import EmptyAnnotation, PrepareSettings
 
+PREDICTIONS_HELP = "Folder of masks, and of ids of single objects in its instances/, to be measured against --data."
+
 
 @click.command()
 @click.option("--out", type=_options.FOLDER, help="Run folder: read its locked split with its ensemble.")
-@click.option("--predictions", type=_options.FOLDER, help="Folder of masks, to be measured against --data.")
+@click.option("--predictions", type=_options.FOLDER, help=PREDICTIONS_HELP)
 @click.option("--data", type=_options.FOLDER, help="Labelled data set that --predictions belong to.")
 @_options.reference
 @_options.empty_annotation

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
+from overread.metrics.instances import aggregated_jaccard, count_overlaps, threshold_precision
 from overread.metrics.overlap import METRICS, Ids, case_values, class_counts
 from overread.metrics.summary import ForegroundSplit, Summary, split_by_foreground, summarise
 
@@ -35,6 +36,8 @@ class EvaluationTable(JsonRecord):
     """By metric: the class mean over all cases, over those with foreground, and the false positives of the others."""
     per_class: dict[str, dict[str, Summary]]
     """By metric and label name, over the cases where prediction or truth has the class."""
+    instances: dict[str, Summary] = field(default_factory=dict)
+    """`aji` and `precision_50` of single objects over the cases whose ids were given; none were: empty."""
 
 
 def evaluate_readings(
@@ -71,6 +74,18 @@ def evaluate_readings(
         overall={name: _overall(rows, name) for name in metrics},
         per_class={name: {label: _of_class(rows, name, label) for label in label_names[1:]} for name in metrics},
     )
+
+
+def evaluate_instances(readings: Iterable[tuple[str, Ids, Ids]]) -> dict[str, Summary]:
+    """Return aggregated Jaccard index and precision at IoU 0.5 of (case id, predicted ids, true ids), ids from 1.
+
+    Ids alone have no scores: there is no average precision.
+    """
+    found = [count_overlaps(prediction, truth) for _, prediction, truth in readings]
+    return {
+        "aji": summarise([aggregated_jaccard(image) for image in found]),
+        "precision_50": summarise([threshold_precision(image) for image in found]),
+    }
 
 
 def _overall(rows: Sequence[CaseEvaluation], metric: str) -> ForegroundSplit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from overread.data.images import SUFFIXES, inspect_header, read_label, stem, suf
 from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases, annotated, truth_of
 from overread.data.preprocess import to_class_ids
-from overread.ensemble.evaluate import EvaluationTable, evaluate_readings
+from overread.ensemble.evaluate import EvaluationTable, evaluate_instances, evaluate_readings
 from overread.ensemble.package import load_judgement, load_package
 from overread.errors import UserError
+from overread.metrics.overlap import Ids
 from overread.pipeline.folders import RunFolder
 from overread.pipeline.importing import import_readings
 from overread.pipeline.page import write_page
@@ -180,30 +181,58 @@ def evaluate_masks(
     """Measure the masks of a folder (or its `masks/`) against the labels of a data set, by case name.
 
     The truth of several annotators follows the rule of the preparation: `truth.reference`, else the majority per
-    voxel. Labelled cases without a mask raise `UserError` unless `allow_missing`; then their number is logged.
+    voxel. Ids of single objects in the `instances/` of the folder are measured against those of the data set. Labelled
+    cases without a mask, or ids, raise `UserError` unless `allow_missing`; then their number is logged.
     """
     dataset = read_dataset(data)
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    masks = {stem(path): path for path in files if path.is_file() and suffix(path)}
+    masks = _by_case(folder)
     cases = [case for case in dataset.cases if case.id in masks]
     if not cases:
         raise UserError(f"{folder} must hold masks named as cases of {data}, but none is: check both paths")
-    missing = [case.id for case in dataset.cases if case.id not in masks]
+    _tell_missing(folder, "mask", dataset.cases, masks, allow_missing=allow_missing)
+    read = partial(_mask_and_truth, dataset, masks, truth or PrepareSettings())
+    table = evaluate_readings(_named(cases, read), dataset.label_names, metrics)
+    ids = _by_case(predictions / "instances")
+    numbered = [case for case in cases if case.instances is not None]
+    if ids and not numbered:
+        log.warning("%s holds instances, but %s has none: they are not measured", predictions, data)
+    if not ids or not numbered:
+        return table
+    _tell_missing(predictions / "instances", "mask of ids", numbered, ids, allow_missing=allow_missing)
+    pairs = _named([case for case in numbered if case.id in ids], partial(_found_and_true, dataset, ids))
+    return replace(table, instances=evaluate_instances(pairs))
+
+
+def _by_case(folder: Path) -> dict[str, Path]:
+    """Return the images of a folder by the name of their case; none of a folder that is not there."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {stem(path): path for path in files if path.is_file() and suffix(path)}
+
+
+def _tell_missing(
+    folder: Path, what: str, cases: Sequence[Case], files: Mapping[str, Path], *, allow_missing: bool
+) -> None:
+    """Raise `UserError` for cases without a file, or log their number if they may be missing."""
+    missing = [case.id for case in cases if case.id not in files]
     if missing and not allow_missing:
         raise UserError(
-            f"{folder} must hold a mask of every labelled case, but {len(missing)} of {len(dataset.cases)} have none "
+            f"{folder} must hold a {what} of every labelled case, but {len(missing)} of {len(cases)} have none "
             f"({', '.join(missing)}): add them, or give --allow-missing to measure the others"
         )
     if missing:
-        log.warning("%d of %d labelled cases have no mask and are not measured", len(missing), len(dataset.cases))
-    read = partial(_mask_and_truth, dataset, masks, truth or PrepareSettings())
-    return evaluate_readings(_named(cases, read), dataset.label_names, metrics)
+        log.warning("%d of %d labelled cases have no %s and are not measured", len(missing), len(cases), what)
 
 
-def _named(
-    cases: Sequence[Case], read: partial[tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]]:
+def _found_and_true(dataset: Dataset, files: Mapping[str, Path], case: Case) -> tuple[Ids, Ids]:
+    """Return the ids found and the true ids of a case on one grid."""
+    found, true = read_label(files[case.id]), read_label(Path(dataset.root) / str(case.instances))
+    if found.shape != true.shape:
+        raise UserError(f"mask of ids must have the shape {true.shape} of the true ids, but has {found.shape}")
+    return found, true
+
+
+def _named(cases: Sequence[Case], read: Callable[[Case], tuple[Ids, Ids]]) -> Iterator[tuple[str, Ids, Ids]]:
     """Yield (case id, mask, truth) of all cases that can be read; those that cannot are raised together at the end."""
     problems: list[str] = []
     for case in cases:
