@@ -3,7 +3,10 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +19,11 @@ from overread.data.store import open_case
 from overread.reproduction import PAPERS, dainet
 from overread.reproduction.configs import options_at
 from overread.reproduction.cost import published_parameters
+from overread.reproduction.measuring import TestCase
+from overread.reproduction.printed import printed
 from overread.reproduction.program import ReproductionSettings, choose_rows, reproduce
+from overread.reproduction.results import CaseMeasures, Findings, RowResult
+from overread.testing.tiny import tiny_prepared
 from overread.training.dino import PretrainConfig
 from overread.training.multi_crop import MultiCrop
 from overread.training.pretraining import OUTCOME, PretrainOutcome
@@ -67,6 +74,76 @@ def test_printed_differences():
     assert dainet._printed_difference("DAINet single", "U-Net", "ACDC") == "-1.19"
     assert dainet._printed_difference("DAINet 1111", "DAINet 0000", "ACDC") == "+0.30"
     assert dainet._printed_difference("DAINet 1111", "DAINet 0000", None) == "–"  # noqa: RUF001
+
+
+ORGANS = ("aorta", "gallbladder", "left_kidney", "right_kidney", "liver", "pancreas", "spleen", "stomach")
+
+
+def test_the_printed_means_of_table_1_are_those_of_its_organs() -> None:
+    table = {key: mean for key, (mean, _) in printed("dainet").items() if key[0] == "1"}
+    models = {model for _, model, *_ in table}
+    assert len(models) == 15
+    for model in models - {"R50 AttnUNet"}:  # its aorta is a typo of the print
+        mean = sum(table["1", model, "Synapse", organ] for organ in ORGANS) / 8
+        assert table["1", model, "Synapse", "dice"] == pytest.approx(mean, abs=0.02)
+    assert table["1", "DAINet 1111", "Synapse", "hd95"] == 13.79
+    assert table["1", "U-Net", "Synapse", "dice"] == 79.52  # the paper's own
+    assert dainet._printed_difference("DAINet 1111", "U-Net", "Synapse") == "+4.74"
+
+
+@pytest.mark.parametrize(
+    ("label", "metric"),
+    [("Left Kidney", "left_kidney"), ("kidney-left", "left_kidney"), ("Pancreas", "pancreas"), ("MLV", "myo")],
+)
+def test_labels_are_known_by_several_names(label: str, metric: str) -> None:
+    assert dainet._printed_name(label) == metric
+
+
+def read(spacing: tuple[float, ...] | None) -> dict[str, float | None]:
+    """Measure a line of 10 voxels where 1 is true, and three structures: both empty, found in vain, and missed."""
+    truth, mask = np.zeros((2, 12, 5), np.uint8), np.zeros((2, 12, 5), np.uint8)
+    truth[0, 0, 0] = 1
+    mask[0, :10, 0] = 1
+    mask[1, 0, 4], truth[1, 9, 4] = 3, 4
+    names = ("background", "aorta", "liver", "spleen", "stomach")
+    prepared = SimpleNamespace(classes=5, label_names=names, case=lambda _: SimpleNamespace(spacing=spacing))
+    probabilities = np.eye(5, dtype=np.float32)[mask].transpose(3, 0, 1, 2)
+    case = SimpleNamespace(probabilities=lambda: probabilities, truth=truth, prepared=prepared, case_id="c")
+    return dainet.measure(cast(TestCase, case))
+
+
+def test_measures_by_hand() -> None:
+    found = read((5.0, 2.0, 1.0))
+    assert found["dice_aorta"] == pytest.approx(2 / 11)
+    # pooled distances 0 and 0, 1, ..., 9: 8.5 voxels of 2 mm
+    assert (found["hd95_aorta"], found["voxels_aorta"]) == (pytest.approx(17.0), pytest.approx(8.5))
+    assert (found["hd95_liver"], found["hd95_spleen"], found["hd95_stomach"]) == (0.0, None, None)
+    assert found["mean_hd95"] == pytest.approx(8.5)  # of 17 and 0
+    compat = [found[f"compat_dice_{name}"] for name in ("aorta", "liver", "spleen", "stomach")]
+    assert compat == [pytest.approx(2 / 11), 0.0, 1.0, 0.0]
+    assert found["mean_compat_hd95"] == pytest.approx(8.5 / 4)
+    assert read(None)["hd95_aorta"] == pytest.approx(8.5)
+
+
+def test_synapse_has_table_1_and_distances_in_both_units(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path, cases=4, shape=(2, 8, 8), volumes=True)
+    cases = tuple(replace(case, spacing=(3.0, 1.0, 1.0)) for case in prepared.cases)
+    prepared = replace(prepared, dataset="Synapse", label_names=("background", "left kidney"), cases=cases)
+    values = {"mean_dice": 0.5, "dice_left kidney": 0.5, "mean_hd95": 6.0, "hd95_left kidney": 6.0, "mean_voxels": 2.0}
+    tested = CaseMeasures(case="case0", group="case0", has_foreground=True, values=values)
+    result = RowResult(row="U-Net", parameters=1, steps=1, seconds=1.0, epochs=(), cases=(tested,))
+    paper = PAPERS["dainet"]
+    findings = Findings(paper, "small", paper.protocols["small"], prepared, {"U-Net": result})
+    tables = {table.title: table for table in dainet.exhibits(findings)}
+    first = {row[0]: row for row in tables["Table 1: other models"].rows}
+    assert first["U-Net"] == ("U-Net", "50.00 (n=1)", "50.00 (n=1)", "79.52", "82.79")
+    assert first["TransCASCADE"][1:] == ("not trained here", "not trained here", "82.68", "87.66")
+    distances = tables["HD95, both directions pooled"]
+    assert distances.columns[1::2] == ("mean, mm", "mean, voxels", "mean, printed (voxels)")
+    rows = {row[0]: row for row in distances.rows}
+    assert rows["U-Net"][1:] == ("6.00 (n=1)", "6.00 (n=1)", "2.00 (n=1)", "–", "33.99")  # noqa: RUF001
+    acdc = dainet.exhibits(replace(findings, prepared=replace(prepared, dataset="ACDC")))
+    assert acdc[0].title.startswith("Table 2")
 
 
 @pytest.mark.ray

@@ -1,4 +1,7 @@
-"""The figures that the papers print, as CSV: table, model, dataset, metric, mean, sd (per cent; empty: not printed)."""
+"""The figures that the papers print, as CSV: table, model, dataset, metric, mean, sd.
+
+All are per cent, but HD95 is in voxels; empty: not printed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from importlib.resources import files
 
 @cache
 def printed(paper: str) -> dict[tuple[str, str, str, str], tuple[float, float | None]]:
-    """Return (mean, sd) in per cent by (table, model, dataset, metric) of a paper."""
+    """Return (mean, sd) as printed by (table, model, dataset, metric) of a paper."""
     text = (files(__package__) / f"{paper}.csv").read_text(encoding="utf-8")
     rows = csv.DictReader(text.splitlines())
     return {
