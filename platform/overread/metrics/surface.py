@@ -48,14 +48,17 @@ class SurfaceDistances:
         near = sum(int((distances <= tolerance).sum()) for distances in (self.first, self.second))
         return ratio(near, len(self.first) + len(self.second))
 
-    def hausdorff(self, percentile: float = PERCENTILE, *, pooled: bool = False) -> float | None:
+    def hausdorff(
+        self, percentile: float = PERCENTILE, *, pooled: bool = False, transunet_compat: bool = False
+    ) -> float | None:
         """Return the larger of both directed percentiles (100: the Hausdorff distance); both empty 0, one empty None.
 
         `pooled`: the percentile of both directions' distances together. Percentiles between two distances are
-        interpolated linearly.
+        interpolated linearly. `transunet_compat`: one empty gives 0, as in TransUNet's program, the best there is (see
+        `dice_of_transunet`).
         """
         if not len(self.first) or not len(self.second):
-            return 0.0 if len(self.first) == len(self.second) else None
+            return 0.0 if transunet_compat or len(self.first) == len(self.second) else None
         if pooled:
             return float(np.percentile(np.concatenate([self.first, self.second]), percentile))
         return max(float(np.percentile(distances, percentile)) for distances in (self.first, self.second))
@@ -105,11 +108,9 @@ def hausdorff_95(
 ) -> float | None:
     """Return the HD95 of two masks (*S) in the unit of the spacing; None: voxels, as many papers' tables print it.
 
-    `pooled` is the tables' form. `transunet_compat` is the rule of TransUNet's program where a mask is empty, only to
-    compare with its tables and those that follow it (see `dice_of_transunet`): the distance is 0, the best there is.
+    `pooled` is the tables' form; `transunet_compat` is only to compare with tables made by TransUNet's program.
     """
-    found = surface_distances(first, second, spacing).hausdorff(pooled=pooled)
-    return 0.0 if found is None and transunet_compat else found
+    return surface_distances(first, second, spacing).hausdorff(pooled=pooled, transunet_compat=transunet_compat)
 
 
 def dice_of_transunet(prediction: Mask, truth: Mask) -> float:

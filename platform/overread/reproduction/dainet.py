@@ -24,7 +24,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from overread.data.store import load_prepared
 from overread.jsonio import JsonRecord, fingerprint, read_json, write_json
 from overread.metrics.overlap import Mask, case_dice
 from overread.metrics.summary import Summary
-from overread.metrics.surface import dice_of_transunet, hausdorff_95, unit_of
+from overread.metrics.surface import dice_of_transunet, surface_distances, unit_of
 from overread.records import AugmentConfig, Extra, Needs, OptimiserConfig, TrialConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting
@@ -235,21 +235,24 @@ def measure(case: TestCase) -> dict[str, float | None]:
     labels, spacing = case.prepared.label_names[1:], case.prepared.case(case.case_id).spacing
     values: dict[str, float | None] = {"mean_dice": found.mean}
     values |= {f"dice_{label}": value for label, value in zip(labels, found.per_class, strict=True)}
-    for name, figures_of in _distances_of(spacing).items():
-        each = [figures_of(mask == k, truth == k) for k in range(1, len(labels) + 1)]
+    structures = [_structure_figures(mask == k, truth == k, spacing) for k in range(1, len(labels) + 1)]
+    for name in structures[0]:
+        each = [figures[name] for figures in structures]
         defined = [value for value in each if value is not None]
         values |= {f"{name}_{label}": value for label, value in zip(labels, each, strict=True)}
         values[f"mean_{name}"] = sum(defined) / len(defined) if defined else None
     return values
 
 
-def _distances_of(spacing: Sequence[float] | None) -> dict[str, Callable[[Mask, Mask], float | None]]:
+def _structure_figures(found: Mask, there: Mask, spacing: Sequence[float] | None) -> dict[str, float | None]:
     """Return what is measured of a predicted and a true structure beside the Dice, by name."""
+    voxels = surface_distances(found, there)
+    distances = voxels if spacing is None else surface_distances(found, there, spacing)
     return {
-        "hd95": partial(hausdorff_95, spacing=spacing, pooled=True),
-        "voxels": partial(hausdorff_95, pooled=True),
-        "compat_dice": dice_of_transunet,
-        "compat_hd95": partial(hausdorff_95, pooled=True, transunet_compat=True),
+        "hd95": distances.hausdorff(pooled=True),
+        "voxels": voxels.hausdorff(pooled=True),
+        "compat_dice": dice_of_transunet(found, there),
+        "compat_hd95": voxels.hausdorff(pooled=True, transunet_compat=True),
     }
 
 
