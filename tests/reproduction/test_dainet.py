@@ -14,10 +14,13 @@ from overread.architectures import ARCHITECTURES, count_parameters
 from overread.architectures.vit import ViTOptions
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
+from overread.data import nifti
 from overread.data.phantom import PhantomSettings, write_phantom
+from overread.data.prepare import prepare_dataset
 from overread.data.store import open_case
+from overread.jsonio import write_json
 from overread.reproduction import PAPERS, dainet
-from overread.reproduction.configs import options_at
+from overread.reproduction.configs import options_at, prepare_settings
 from overread.reproduction.cost import published_parameters
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.printed import printed
@@ -150,6 +153,34 @@ def test_synapse_has_table_1_and_distances_in_both_units(tmp_path: Path) -> None
     assert rows["U-Net"][1:] == ("6.00 (n=1)", "6.00 (n=1)", "2.00 (n=1)", "–", "33.99")  # noqa: RUF001
     acdc = dainet.exhibits(replace(findings, prepared=replace(prepared, dataset="ACDC")))
     assert acdc[0].title.startswith("Table 2")
+
+
+def test_the_synapse_protocol_prepares_hu_organs_and_split(tmp_path: Path) -> None:
+    numbers = [*range(1, 11), *range(21, 41)]
+    rng = np.random.default_rng(0)
+    for number in numbers:
+        voxels, label = rng.integers(-1000, 1000, (16, 16, 2)), np.zeros((16, 16, 2), np.uint8)
+        label[0, :14, 0] = range(14)
+        write_nifti(tmp_path / "Synapse" / "imagesTr" / f"case{number:04d}_0000.nii.gz", voxels.astype(np.int16))
+        write_nifti(tmp_path / "Synapse" / "labelsTr" / f"case{number:04d}.nii.gz", label)
+    organs = {f"organ {value}": value for value in range(1, 14)}
+    told = {"channel_names": {"0": "CT"}, "labels": {"background": 0} | organs, "file_ending": ".nii.gz"}
+    write_json(tmp_path / "Synapse" / "dataset.json", told | {"name": "Synapse", "numTraining": 30})
+    settings = prepare_settings(PAPERS["dainet-synapse"].protocols["paper"], seed=0)
+    prepared = prepare_dataset(tmp_path / "Synapse", settings, tmp_path / "cache")
+    test = [1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38]
+    assert prepared.splits.locked == tuple(f"case{number:04d}" for number in test)
+    assert sorted(len(fold) for fold in prepared.splits.folds) == [2] * 6 + [3] * 2
+    assert prepared.label_values == (0, 1, 2, 3, 4, 6, 7, 8, 11)
+    arrays = open_case(prepared, "case0005")
+    assert np.asarray(arrays.truth)[0, :14, 0].tolist() == [0, 1, 2, 3, 4, 0, 5, 6, 7, 0, 0, 8, 0, 0]
+    assert (float(arrays.image.min()), float(arrays.image.max())) == (0.0, 1.0)
+    assert PAPERS["dainet"].protocols["paper"].prepare == {}
+
+
+def write_nifti(path: Path, voxels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nifti.write(path, voxels, None, np.diag([1.0, 1.0, 3.0, 1.0]))
 
 
 @pytest.mark.ray

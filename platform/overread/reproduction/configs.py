@@ -22,6 +22,7 @@ def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
         folds=protocol.folds,
         unlabelled=protocol.unlabelled,
         seed=seed,
+        **protocol.prepare,
     )
 
 

@@ -75,6 +75,8 @@ class Protocol:
     """All structures are one class."""
     unlabelled: bool = False
     """Prepare the unlabelled images too, for a pretraining."""
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of the preparation (`PrepareSettings`), where a paper's data need such: a window, labels."""
     test_fraction: float = 0.2
     calibration_fraction: float = 0.0
     """Share of the groups that neither trains nor tests, for what is calibrated on readings."""
