@@ -82,11 +82,13 @@ class Said(Segmenter):
     def __init__(self, said: Mapping[str, np.ndarray]) -> None:
         super().__init__()
         self.said, self.needs, self.classes = said, Needs(), 2
+        self.reads = 0
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         raise NotImplementedError
 
     def read(self, batch: Batch, *, variant: Variant | None = None, anchors: Any = None, generator: Any = None):
+        self.reads += 1
         found = {name: torch.from_numpy(np.stack([1 - p, p])[None].astype(np.float32)) for name, p in self.said.items()}
         main = found.pop("main")
 
@@ -163,6 +165,7 @@ def test_a_case_is_measured_against_those_who_drew(tmp_path: Path) -> None:
     assert values["lc_shift"] == pytest.approx(0.5)
     assert PAPER.measure_lists is not None
     lists = PAPER.measure_lists(case)
+    assert isinstance(case.segmenter, Said) and case.segmenter.reads == 1
     # MCM: (0.8 + 0.9) / 2 twice, 0.4 four times, 0 twice; shares 1, 1, 2/3, 2/3, 1/3, 0, 0, 0
     assert lists["mcm_count"] == (2, 0, 0, 0, 4, 0, 0, 0, 2, 0)
     assert lists["mcm_share"] == pytest.approx((0, 0, 0, 0, 5 / 3, 0, 0, 0, 2, 0))

@@ -16,6 +16,7 @@ from overread.training.inference import (
     load_segmenter,
     pad_amounts,
     predict_alternatives,
+    predict_readings,
     predict_volume,
     window_starts,
 )
@@ -107,6 +108,9 @@ def test_variant_and_alternatives_are_stitched_one_by_one() -> None:
     np.testing.assert_allclose(found["factor_2"], sharp, atol=1e-6)
     assert np.abs(main - sharp).max() > 1e-3
     np.testing.assert_allclose(main.sum(0), 1.0, atol=1e-5)
+    together = dict(predict_readings(segmenter, volume, config, "cpu"))
+    assert list(together) == ["main", *found] and np.array_equal(together["main"], main)
+    assert all(np.array_equal(together[name], found[name]) for name in found)
 
 
 def test_image_of_the_wrong_shape_is_refused() -> None:

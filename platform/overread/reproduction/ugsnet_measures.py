@@ -17,9 +17,11 @@ from overread.metrics.densities import intensity_distance
 from overread.metrics.generalised_energy import generalised_energy_distance
 from overread.metrics.overlap import Mask, dice, jaccard
 from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95, surface_dice
-from overread.records import Prepared
+from overread.records import MAIN, Prepared
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.results import RowResult
+from overread.training.extras import stored_extras
+from overread.training.inference import predict_readings
 
 Floats = NDArray[np.floating[Any]]
 NAME = "ugsnet"
@@ -27,6 +29,8 @@ TOLERANCE = 1.0
 """Of the NSD, in pixels of the image as it came."""
 CONFIDENCES = ("mcm", "main")
 """What is held against the share of annotators: the soft Multi-Confidence Mask, and the probability of X_S."""
+OPINIONS = "opinions"
+"""Name by which what is read of a case is kept with it."""
 BY_NAME = "dice with "
 """Start of the name of the Dice with one annotator."""
 REGIONS = {"hc": 1.0, "lc": 0.5}
@@ -48,14 +52,21 @@ class Opinions:
 
     @classmethod
     def of(cls, case: TestCase) -> Opinions:
-        """Read a case."""
+        """Read a case with one forward pass; it is kept with the case, as its own cached properties are."""
+        kept = vars(case)
+        if OPINIONS not in kept:
+            kept[OPINIONS] = cls._read(case)
+        found = kept[OPINIONS]
+        assert isinstance(found, cls)  # noqa: S101  (nothing else is kept by that name)
+        return found
+
+    @classmethod
+    def _read(cls, case: TestCase) -> Opinions:
         names, annotations = drawn_annotations(case.prepared, case.case_id)
-        return cls(
-            main=1 - case.probabilities()[0],
-            branches={name: 1 - p[0] for name, p in case.alternatives() if name in BRANCHES},
-            annotations=annotations,
-            names=names,
-        )
+        extras = stored_extras(case.segmenter.needs, case.prepared, case.case_id)
+        read = predict_readings(case.segmenter, case.image, case.config, case.device, extras=extras)
+        maps = {name: 1 - case.native(p)[0] for name, p in read if name in (MAIN, *BRANCHES)}
+        return cls(main=maps.pop(MAIN), branches=maps, annotations=annotations, names=names)
 
     @property
     def mask(self) -> Mask:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from overread.architectures.contract import Segmenter, build_segmenter
 from overread.errors import UserError
-from overread.records import Batch, Readings, TrialConfig, Variant
+from overread.records import MAIN, Batch, Readings, TrialConfig, Variant
 from overread.training.checkpoint import load_weights
 from overread.training.step import Precision, place_batch
 
@@ -84,6 +84,34 @@ def predict_alternatives(
     with torch.inference_mode():
         groups = list(case.batches())
         readings = [_read(segmenter, case, group, variant, precision, anchors, generator) for group in groups]
+    yield from _alternatives(case, groups, readings, segmenter.classes, precision)
+
+
+def predict_readings(
+    segmenter: Segmenter,
+    image: np.ndarray | Tensor,
+    config: TrialConfig,
+    device: torch.device | str,
+    *,
+    extras: Mapping[str, Tensor] | None = None,
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield what `predict_volume` returns as `main`, then what `predict_alternatives` yields, of the same passes."""
+    case = _Case.of(segmenter, image, config, torch.device(device), extras)
+    stitch = _Stitch(case, segmenter.classes)
+    with torch.inference_mode():
+        groups = list(case.batches())
+        readings = [_read(segmenter, case, group, None, PLAIN) for group in groups]
+        for windows, reading in zip(groups, readings, strict=True):
+            stitch.add(windows, reading.probabilities)
+    yield MAIN, stitch.result()
+    yield from _alternatives(case, groups, readings, segmenter.classes, PLAIN)
+
+
+def _alternatives(
+    case: _Case, groups: list[list[_Window]], readings: list[Readings], classes: int, precision: Precision
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the alternatives of the readings of all groups of windows, stitched."""
+    with torch.inference_mode():
         iterators = [reading.alternatives() for reading in readings]
     while True:
         with torch.inference_mode(), precision.autocast(case.device):
@@ -91,7 +119,7 @@ def predict_alternatives(
         found = [item for item in items if item is not None]
         if not found:
             return
-        stitch = _Stitch(case, segmenter.classes)
+        stitch = _Stitch(case, classes)
         for windows, (_, probabilities) in zip(groups, found, strict=True):
             stitch.add(windows, probabilities)
         yield found[0][0], stitch.result()
