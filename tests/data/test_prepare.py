@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from overread.data import prepare
+from overread.data.images import read_image
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import annotated, prepare_dataset, serial_map, truth_of
 from overread.data.store import load_prepared, open_case
@@ -198,15 +199,19 @@ def test_too_few_groups_because_of_duplicates_says_so(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["hashes.json"]
 
 
-def test_the_native_label_of_every_annotator_is_kept(tmp_path: Path) -> None:
+def test_image_and_labels_of_several_annotators_are_kept_as_they_came(tmp_path: Path) -> None:
     root = write_phantom(tmp_path / "phantom", PhantomSettings(cases=8, size=24, annotators=3, classes=2))
     prepared = prepare_dataset(root, PrepareSettings(folds=2, max_side=16), tmp_path / "cache")
     arrays = open_case(prepared, "phantom_000")
     assert arrays.labels.shape == (3, 1, 16, 16)
     assert arrays.annotations.shape == (3, 24, 24)
+    picture = read_image([next((root / "images").glob("phantom_000*"))]).array
+    assert arrays.native is not None and arrays.native.dtype == picture.dtype
+    np.testing.assert_array_equal(arrays.native, picture)
     np.testing.assert_array_equal(arrays.truth, arrays.annotations.sum(0) >= 2)
     single = prepare_dataset(_pictures(tmp_path / "data"), PrepareSettings(), tmp_path / "cache")
     np.testing.assert_array_equal(open_case(single, "c00").annotations[0], open_case(single, "c00").truth)
+    assert open_case(single, "c00").native is None
 
 
 def test_instance_ids_are_prepared_beside_the_labels(tmp_path: Path) -> None:

@@ -99,10 +99,11 @@ class Said(Segmenter):
 
 
 def case_of(folder: Path, labels: np.ndarray, said: Mapping[str, np.ndarray]) -> TestCase:
-    """Return a case of 1 x 8 pixels whose intensity is its column, drawn by `labels` (A, 1, 8)."""
+    """Return a case of 1 x 8 pixels whose intensity is -1000, -900, ... -300, drawn by `labels` (A, 1, 8)."""
     arrays = folder / "cases" / "00000"
     arrays.mkdir(parents=True)
     np.save(arrays / "image.npy", np.arange(8, dtype=np.float32).reshape(1, 1, 1, 8))
+    np.save(arrays / "native.npy", 100 * np.arange(8, dtype=np.int16).reshape(1, 1, 8) - 1000)
     np.save(arrays / "labels.npy", labels[:, None])
     np.save(arrays / "truth.npy", labels[-1])
     np.save(arrays / "annotations.npy", labels)
@@ -160,9 +161,9 @@ def test_a_case_is_measured_against_those_who_drew(tmp_path: Path) -> None:
     assert plain["energy_distance"] == values["energy_distance"] and "set_energy_distance" not in plain
     assert values["union_dice"] == pytest.approx(10 / 11) and values["intersection_dice"] == 1.0
     # HC is 0, 1 for both; LC is 2, 3, 4 and predicted 2, 3, 4, 5
-    assert (values["hc_shift"], values["hc_real"]) == (0.0, 0.5)
-    assert (values["lc_real"], values["lc_predicted"]) == (3.0, 3.5)
-    assert values["lc_shift"] == pytest.approx(0.5)
+    assert (values["hc_shift"], values["hc_real"]) == (0.0, -950.0)
+    assert (values["lc_real"], values["lc_predicted"]) == (-700.0, -650.0)
+    assert values["lc_shift"] == pytest.approx(50)
     assert PAPER.measure_lists is not None
     lists = PAPER.measure_lists(case)
     assert isinstance(case.segmenter, Said) and case.segmenter.reads == 1

@@ -279,6 +279,8 @@ def _prepare_case(task: ArrayTask) -> tuple[PreparedCase, NDArray[np.float32]]:
     )
     if task.case.labels:
         record = _write_labels(task, record)
+    if len(record.annotators) > 1:
+        np.save(folder / "native.npy", native.array)  # for the intensities where annotators differ
     if task.case.instances is not None:
         instances = read_label(Path(task.dataset.root) / task.case.instances)
         np.save(folder / "native_instances.npy", instances)

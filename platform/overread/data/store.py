@@ -2,8 +2,8 @@
 
 A prepared folder holds `manifest.json` and per case `cases/<index>/image.npy` (C, D, H, W) float32; of labelled cases
 `labels.npy` (A, D, H, W) and `truth.npy` (native grid), uint8; of those with several annotators `annotations.npy`
-(A, native grid) uint8; of those with instances `instances.npy` (D, H, W) and `native_instances.npy`, int32; and
-`extra_<name>.npy` (channels, D, H, W) float32 where stored.
+(A, native grid) uint8 and the image as it came, `native.npy` (C, native grid); of those with instances `instances.npy`
+(D, H, W) and `native_instances.npy`, int32; and `extra_<name>.npy` (channels, D, H, W) float32 where stored.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class CaseArrays:
         """Class ids by annotator in the native grid (A, *native), memory-mapped."""
         several = (self.folder / "annotations.npy").is_file()
         return self._open("annotations") if several else self.truth[None]
+
+    @property
+    def native(self) -> NDArray[Any] | None:
+        """The image as it came (C, *native), memory-mapped; None: not kept, as the case has one annotator."""
+        return self._open("native") if (self.folder / "native.npy").is_file() else None
 
     @property
     def instances(self) -> NDArray[np.int32]:

@@ -8,11 +8,15 @@ annotator, with their STAPLE consensus and with the majority, the energy distanc
 What the rows learn from is the paper's: comparators Label_1 alone, V1 and IUCM Label_1 with the union and intersection
 of all drawn annotations, the others these annotations too. Validation curves are against the majority, for all rows.
 
-Differs from the paper: all UGS rows have the same filters (3 x 3 Gabor, true Otsu), so that ablations differ in what
-they are named for; V1's own are the option `v1_compat`. The paper's text has SGD at 1e-5, which hardly trains: Adam at
-1e-4 as in the code of V1, with one cosine in place of its restarts. `small` is what two CPU cores do in about an hour:
-a quarter of the width, 64 pixels, 1,200 steps of batch 4 at a higher rate, attention to maps pooled by 2, and
-augmentation, which 26 images need and the paper does not name.
+Differs from the paper: images are prepared as every data set here: whole, scaled to 64 pixels and z-scored (CT clipped
+to its 5th to 95th percentile). The paper cuts 50 x 50 pixels around a nodule and enlarges them to 64, in a lung window
+of HU or, in the code of V1, three windows as channels; so nodules in larger patches are smaller here, and the input is
+no window. Intensities inside HC and LC are those of the images as they came, HU where the files hold HU. All UGS rows
+have the same filters (3 x 3 Gabor, true Otsu), so that ablations differ in what they are named for; V1's own are the
+option `v1_compat`. The paper's text has SGD at 1e-5, which hardly trains: Adam at 1e-4 as in the code of V1, with one
+cosine in place of its restarts. `small` is what two CPU cores do in about an hour: a quarter of the width, 64 pixels,
+1,200 steps of batch 4 at a higher rate, attention to maps pooled by 2, and augmentation, which 26 images need and the
+paper does not name.
 """
 
 from __future__ import annotations

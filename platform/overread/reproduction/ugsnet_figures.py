@@ -81,7 +81,7 @@ def draw_masks(findings: Findings, folder: Path) -> Path | None:
             "MCM": multi_confidence_mask(union, intersection),
             "MCM, hard": multi_confidence_mask(union, intersection, hard=True),
         }
-        image = shown_slice(case, intensities(case))
+        image = shown_slice(case, case.native(case.image)[0])
         heats = (Pictured(title, image, shown_slice(case, heat)) for title, heat in maps.items())
         rows.append([Pictured(case_id[:14], image), *heats])
     return figures.pictured(folder / "fig01-07-multi-confidence.png", rows)
@@ -96,7 +96,7 @@ def draw_densities(findings: Findings, folder: Path) -> Path | None:
     for measured in sorted(result.cases, key=lambda case: case.fold):
         case = findings.opened(result.row, measured.case)
         opinions, image = Opinions.of(case), intensities(case)
-        if counts(case, opinions):
+        if image is not None and counts(case, opinions):
             for name in REGIONS:
                 for predicted in (False, True):
                     pooled.setdefault((name, predicted), []).append(image[opinions.region(name, predicted=predicted)])
@@ -114,7 +114,9 @@ def draw_densities(findings: Findings, folder: Path) -> Path | None:
                 if density is not None:
                     told = f"{label} ({values[name, predicted].size:,} pixels)"
                     series[told] = list(zip(points.tolist(), density.tolist(), strict=True))
-            figures.lines(ax, series, f"Fig. 8: {name.upper()}, {result.row}", "intensity (sd of the image)", "density")
+            figures.lines(
+                ax, series, f"Fig. 8: {name.upper()}, {result.row}", "intensity of the image as it came", "density"
+            )
     return path
 
 

@@ -151,6 +151,8 @@ def _regions(case: TestCase, opinions: Opinions) -> dict[str, float | None]:
     """Return mean intensity of the real and predicted regions, and the distance of the two spreads."""
     image = intensities(case)
     values: dict[str, float | None] = {}
+    if image is None:
+        return values
     for name in REGIONS:
         real, predicted = (image[opinions.region(name, predicted=which)] for which in (False, True))
         values[f"{name}_real"] = float(real.mean()) if real.size else None
@@ -159,9 +161,10 @@ def _regions(case: TestCase, opinions: Opinions) -> dict[str, float | None]:
     return values
 
 
-def intensities(case: TestCase) -> Floats:
-    """Return the first channel (*native) as the network sees it: in standard deviations of the image's own."""
-    return case.native(case.image)[0]
+def intensities(case: TestCase) -> Floats | None:
+    """Return the first channel (*native) as it came, in the unit of the data (HU of a CT); None: it is not kept."""
+    native = open_case(case.prepared, case.case_id).native
+    return None if native is None else np.asarray(native[0], np.float64)
 
 
 def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:

@@ -273,7 +273,10 @@ def table_bins(findings: Findings) -> Grid:
 
 
 def table_regions(findings: Findings) -> Grid:
-    """Return the intensities inside of HC and LC, real against predicted: Figure 8 in figures."""
+    """Return the intensities inside of HC and LC, real against predicted: Figure 8 in figures.
+
+    They are kept where cases have several annotators; elsewhere, and of data prepared without them, there is a dash.
+    """
     rows = []
     for result in findings.trained([*PARTS]):
         for region in REGIONS:
@@ -281,5 +284,5 @@ def table_regions(findings: Findings) -> Grid:
             texts = (MISSING if s.mean is None else f"{s.mean:.3f} (n={s.n})" for s in means)
             rows.append((result.row, region.upper(), *texts))
     columns = ("model", "region", "mean, real", "mean, predicted", "Wasserstein distance of a case")
-    title = "Figure 8 in figures: intensity inside HC and LC (standard deviations of the image)"
+    title = "Figure 8 in figures: intensity inside HC and LC (of the images as they came; HU of CT)"
     return Grid(title, columns, tuple(rows), left=2)
