@@ -171,6 +171,13 @@ def test_a_case_is_measured_against_those_who_drew(tmp_path: Path) -> None:
     assert lists["mcm_count"] == (2, 0, 0, 0, 4, 0, 0, 0, 2, 0)
     assert lists["mcm_share"] == pytest.approx((0, 0, 0, 0, 5 / 3, 0, 0, 0, 2, 0))
     assert lists["main_count"] == (4, *[0] * 8, 4)
+    assert lists["lc_real_values"] == (-800, -700, -600) and lists["lc_real_pixels"] == (3,)
+    assert lists["lc_predicted_values"] == (-800, -700, -600, -500) and lists["hc_predicted_values"] == (-1000, -900)
+    measured = CaseMeasures(case="c", group="c", has_foreground=True, values={}, lists=lists)
+    doubled = replace(measured, case="d", lists=lists | {"lc_real_pixels": (6.0,)})
+    result = RowResult(row="r", parameters=1, steps=1, seconds=1.0, epochs=(), cases=(measured, doubled))
+    pooled = ugsnet_measures.pooled_intensities(result, "lc", predicted=False)
+    assert [part.tolist() for part in pooled] == [[-800, -700, -600] * 2, [1, 1, 1, 2, 2, 2]]
 
 
 def test_one_annotation_is_enough_only_where_no_case_has_two(tmp_path: Path) -> None:
@@ -272,6 +279,12 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
     assert energies["Attention U-Net"][0].endswith("(1 reading, n=4)") and energies["Attention U-Net"][1] == "–"  # noqa: RUF001
     assert {row[:2] for row in grids["Calibration"].rows} >= {("UGS-Net", "MCM"), ("Attention U-Net", "X_S")}
     assert ("Attention U-Net", "MCM") not in {row[:2] for row in grids["Calibration"].rows}
+
+
+def test_densities_are_drawn_from_what_was_measured(findings: Findings, tmp_path: Path) -> None:
+    closed = replace(findings, networks=dict.fromkeys(CORE, ()))  # no network can be opened
+    path = ugsnet_figures.draw_densities(closed, tmp_path)
+    assert path is not None and path.stat().st_size > 1000
 
 
 def test_all_figures_are_drawn(findings: Findings, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from overread.architectures.intersection_union import INTERSECTION, UNION
 from overread.architectures.ugs_net import multi_confidence_mask, true_multi_confidence_mask
@@ -18,9 +17,8 @@ from overread.reproduction.ugsnet_measures import (
     REGIONS,
     Floats,
     Opinions,
-    counts,
-    intensities,
     pooled_bins,
+    pooled_intensities,
 )
 from overread.reproduction.ugsnet_tables import BACKBONE, FULL, NAMES, TWO_LOSSES, V1
 from overread.review import figures
@@ -92,16 +90,12 @@ def draw_densities(findings: Findings, folder: Path) -> Path | None:
     result = shown_row(findings)
     if result is None:
         return None
-    pooled: dict[tuple[str, bool], list[NDArray[np.floating]]] = {}
-    for measured in sorted(result.cases, key=lambda case: case.fold):
-        case = findings.opened(result.row, measured.case)
-        opinions, image = Opinions.of(case), intensities(case)
-        if image is not None and counts(case, opinions):
-            for name in REGIONS:
-                for predicted in (False, True):
-                    pooled.setdefault((name, predicted), []).append(image[opinions.region(name, predicted=predicted)])
-    values = {key: np.concatenate(parts) for key, parts in pooled.items()}
-    everything = np.concatenate(list(values.values())) if values else np.zeros(0)
+    pooled = {
+        (name, predicted): pooled_intensities(result, name, predicted=predicted)
+        for name in REGIONS
+        for predicted in (False, True)
+    }
+    everything = np.concatenate([values for values, _ in pooled.values()])
     if not everything.size:
         return None
     points = np.linspace(everything.min(), everything.max(), POINTS)
@@ -110,9 +104,10 @@ def draw_densities(findings: Findings, folder: Path) -> Path | None:
         for ax, name in zip(axes[0], REGIONS, strict=True):
             series = {}
             for predicted, label in ((False, "real"), (True, "predicted")):
-                density = kernel_density(values[name, predicted], points)
+                values, pixels = pooled[name, predicted]
+                density = kernel_density(values, points, pixels)
                 if density is not None:
-                    told = f"{label} ({values[name, predicted].size:,} pixels)"
+                    told = f"{label} ({round(pixels.sum()):,} pixels)"
                     series[told] = list(zip(points.tolist(), density.tolist(), strict=True))
             figures.lines(
                 ax, series, f"Fig. 8: {name.upper()}, {result.row}", "intensity of the image as it came", "density"

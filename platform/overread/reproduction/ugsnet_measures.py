@@ -13,7 +13,7 @@ from overread.architectures.ugs_net import multi_confidence_mask, true_multi_con
 from overread.data.store import open_case
 from overread.metrics.annotators import annotator_agreement
 from overread.metrics.calibration import CalibrationBins, calibration_bins
-from overread.metrics.densities import intensity_distance
+from overread.metrics.densities import intensity_distance, thinned
 from overread.metrics.generalised_energy import generalised_energy_distance
 from overread.metrics.overlap import Mask, dice, jaccard
 from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95, surface_dice
@@ -168,7 +168,7 @@ def intensities(case: TestCase) -> Floats | None:
 
 
 def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
-    """Return the sums of the calibration bins."""
+    """Return the sums of the calibration bins and, of a UGS-Net, a sample of the intensities in the regions."""
     opinions = Opinions.of(case)
     if not counts(case, opinions):
         return {}
@@ -179,7 +179,30 @@ def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
             bins = calibration_bins(confidence, opinions.annotations.mean(0))
             for part in ("count", "confidence", "share"):
                 lists[f"{kind}_{part}"] = tuple(getattr(bins, part).tolist())
+    image = intensities(case)
+    if image is not None and opinions.branches:
+        for name in REGIONS:
+            for predicted in (False, True):
+                inside, key = image[opinions.region(name, predicted=predicted)], _region_key(name, predicted=predicted)
+                lists[f"{key}_values"] = tuple(thinned(inside).tolist())
+                lists[f"{key}_pixels"] = (float(inside.size),)
     return lists
+
+
+def _region_key(name: str, *, predicted: bool) -> str:
+    return f"{name}_{'predicted' if predicted else 'real'}"
+
+
+def pooled_intensities(result: RowResult, name: str, *, predicted: bool) -> tuple[Floats, Floats]:
+    """Return values (n,) of a region in all test cases of a row, and of how many pixels each stands for; n may be 0."""
+    key = _region_key(name, predicted=predicted)
+    values, pixels = [np.zeros(0)], [np.zeros(0)]
+    for case in sorted(result.cases, key=lambda case: case.case):
+        found = np.asarray(case.lists.get(f"{key}_values", ()), np.float64)
+        if found.size:
+            values.append(found)
+            pixels.append(np.full(found.shape, case.lists[f"{key}_pixels"][0] / found.size))
+    return np.concatenate(values), np.concatenate(pixels)
 
 
 def pooled_bins(result: RowResult, kind: str) -> CalibrationBins | None:
