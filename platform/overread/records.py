@@ -281,6 +281,11 @@ class TrialConfig(JsonRecord):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, but got {getattr(self, name)}")
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """JSON to find a training by: later settings only where they differ from the default, so that old keys stay."""
+        return {k: v for k, v in self.to_json().items() if not (k == "annotations" and v == "all")}
+
     def resolved(self, steps: int) -> Self:
         """Return the config with the number of steps that the timed step gave."""
         return replace(self, steps=steps, train_seconds=None)

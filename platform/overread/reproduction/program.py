@@ -221,7 +221,7 @@ def row_key(config: TrialConfig, content: str, out: Path) -> str:
 
     Files that were made in it, such as a teacher, are named from there.
     """
-    told = json.loads(json.dumps(config.to_json(), ensure_ascii=False).replace(f'"{out}/', '"'))
+    told = json.loads(json.dumps(config.told, ensure_ascii=False).replace(f'"{out}/', '"'))
     return fingerprint({"config": told, "data": content})[:12]
 
 
