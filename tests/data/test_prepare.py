@@ -11,7 +11,7 @@ from PIL import Image
 from overread.data import prepare
 from overread.data.images import read_image
 from overread.data.phantom import PhantomSettings, write_phantom
-from overread.data.prepare import annotated, prepare_dataset, serial_map, truth_of
+from overread.data.prepare import annotated, find_prepared, prepare_dataset, serial_map, truth_of
 from overread.data.store import load_prepared, open_case
 from overread.errors import UserError
 from overread.records import PrepareSettings
@@ -59,8 +59,10 @@ def test_arrays_of_a_volume_phantom(tmp_path: Path) -> None:
 
 def test_a_second_run_takes_the_cache_and_settings_make_another(tmp_path: Path) -> None:
     root, cache = _pictures(tmp_path / "data"), tmp_path / "cache"
+    assert find_prepared(root, PrepareSettings(), cache) is None
     first = prepare_dataset(root, PrepareSettings(), cache)
     assert prepare_dataset(root, PrepareSettings(), cache, _forbidden) == first
+    assert find_prepared(root, PrepareSettings(), cache) == first
     other = prepare_dataset(root, PrepareSettings(max_side=8), cache)
     assert other.root != first.root and other.content != first.content
     assert sorted(path.name for path in cache.iterdir()) == sorted(

@@ -123,6 +123,9 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must have the image's shape \(2, 3\), but has \(3, 2\)"):
         read(picture(tmp_path / "d.png", [[0, 1], [0, 1], [0, 1]]), Grid((2, 3), None))
     np.savez_compressed(tmp_path / "e.npz", probabilities=np.ones((3, 2, 3, 2)))
+    np.savez_compressed(tmp_path / "h.npz", probabilities=np.stack([maps(IDS[..., 0])] * 2, axis=1))
+    with pytest.raises(UserError, match=r"must have the shape \(2, 3\) of its mask or image, .* has \(2, 2, 3\)"):
+        read(tmp_path / "h.npz", Grid((2, 3), None))
     with pytest.raises(UserError, match="sum to 1 over the classes, but 12 voxels do not"):
         read(tmp_path / "e.npz")
     np.savez_compressed(tmp_path / "f.npz", probabilities=np.ones((2, 2, 3, 2)))

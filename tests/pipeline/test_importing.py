@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from overread.cli import main
 from overread.data.prepare import serial_map
 from overread.data.store import open_case
 from overread.errors import UserError
 from overread.pipeline.calibrating import calibrate
 from overread.pipeline.prediction import predict_folder
 from overread.pipeline.selecting import describe, imported_of, select, votes_of
-from overread.pipeline.stages import Run, assemble, import_folders, read_locked
+from overread.pipeline.stages import Run, assemble, import_folders, open_run, read_locked
 from overread.pipeline.summary import summarise_run
 from overread.records import Prepared, Winners
+from overread.search.leaderboard import read_outcomes
 
 
 @pytest.fixture
@@ -118,3 +122,37 @@ def test_new_images_need_the_readings_of_a_member_and_take_guests(
     assert [r.confidence.n_readings for r in results] == [4, 2]
     assert results[0].confidence.flag == ""
     assert results[1].confidence.flag.startswith("member_failed:person,guest")
+
+
+def test_the_commands_take_folders(
+    two_networks: Run,
+    person: Path,
+    squares: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in ("ensemble", "predict"):
+        module = importlib.import_module(f"overread.cli.{command}")
+        monkeypatch.setattr(module, "working", lambda *_, **__: nullcontext(serial_map))
+    monkeypatch.setenv("COLUMNS", "160")
+    out, new = two_networks.folder.root, two_networks.folder.root / "new"
+    open_run(two_networks.folder, serial_map).tracker.sync(read_outcomes(two_networks.folder.search))
+
+    def overread(*arguments: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit):
+            main(arguments)
+        return capsys.readouterr()
+
+    told = overread("ensemble", "--out", str(out), "--member", f"unet-t0={person}", "--no-calibration")
+    assert told[1].strip().splitlines()[-1].startswith("error: --member must have a name of its own, but unet-t0 is")
+    assert not (out / "winners.json").exists()
+    told = overread("ensemble", "--out", str(out), "--member", f"person={person}", "--no-calibration")
+    assert "member: person, imported, 19 cases, validation Dice 1.0000" in told[0]
+    assert "without imported" in told[0]
+    told = overread("ensemble", "--out", str(out), "--member", f"person={person}", "--select", "greedy", "--top", "3",
+                    "--no-calibration")  # fmt: skip
+    assert "greedy selection with replacement" in told[0] and "joined by person" in told[0]
+    told = overread("predict", "--package", str(out / "ensemble"), "--images", str(squares / "images"), "--out",
+                    str(new), "--member", f"person={squares / 'masks'}")  # fmt: skip
+    assert "20 cases read, 0 flagged" in told[0]
+    assert "person" in (new / "report.html").read_text()

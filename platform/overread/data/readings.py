@@ -174,9 +174,10 @@ def _npz(
         )
     mask = _beside(path)
     grid = target if mask is None else grid_of(mask)
-    turned = maps[:, 0] if grid.affine is None else maps.transpose(0, 3, 2, 1)
-    if turned.shape[1:] != grid.shape and turned.shape[1:] == (*grid.shape, 1):
-        turned = turned[..., 0]
+    turned = maps if grid.affine is None else maps.transpose(0, 3, 2, 1)
+    slices = 1 if grid.affine is None else 3
+    if len(grid.shape) == 2 and turned.shape[slices] == 1:
+        turned = turned.squeeze(slices)
     if turned.shape[1:] != grid.shape:
         raise UserError(
             f"an npz must have the shape {grid.shape} of its mask or image, axes reversed, but has {maps.shape[1:]}: "

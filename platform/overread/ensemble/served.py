@@ -19,7 +19,10 @@ from overread.ensemble.predict import read_case
 
 
 class ServedEnsemble:
-    """Reads images in memory with a package; files, geometry and reports are the work of `overread predict`."""
+    """Reads images in memory with a package; files, geometry and reports are the work of `overread predict`.
+
+    Imported members have no readings here: they count as failed.
+    """
 
     def __init__(self, package: Package) -> None:
         self.package = package

@@ -11,9 +11,12 @@ from overread.confidence.ranking import ranking_score
 from overread.metrics.summary import summarise
 from overread.pipeline.pictures import legend
 from overread.pipeline.reading import CaseResult
-from overread.pipeline.summary import SCORES, RunSummary, class_summary, groups
+from overread.pipeline.summary import ENSEMBLE, SCORES, Generalisation, RunSummary, class_summary, groups
 from overread.records import Manifest
-from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
+from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, number, write_report
+
+LEVEL = 0.05
+"""Of the tests between members."""
 
 
 def write_page(
@@ -71,6 +74,15 @@ def _settings(manifest: Manifest) -> Mapping[str, str]:
     return facts | {f"version of {name}": version for name, version in manifest.versions.items()}
 
 
+def _generalisation_note(found: Generalisation) -> str:
+    seen, locked, apart = found.validation, found.locked, found.difference
+    text = f"Ensemble Dice {number(seen.mean)} on the {seen.n} validation cases that members were chosen by"
+    text += f" and {number(locked.mean)} on the {locked.n} locked ones"
+    if apart.mean is None or apart.low is None or apart.high is None:
+        return f"{text}."
+    return f"{text}: {apart.mean:+.4f} (95 % interval {apart.low:+.4f} to {apart.high:+.4f})."
+
+
 def _notes(manifest: Manifest, summary: RunSummary | None) -> list[str]:
     notes = []
     if summary is not None:
@@ -82,6 +94,21 @@ def _notes(manifest: Manifest, summary: RunSummary | None) -> list[str]:
                 + (f"; the ensemble differs by {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})."
                    if gain and gain.mean is not None and gain.low is not None and gain.high is not None else ".")
             )  # fmt: skip
+        if (ensemble := summary.generalisation.get(ENSEMBLE)) is not None:
+            notes.append(_generalisation_note(ensemble))
+        if summary.winner_tests:
+            differ = sum(test.p_holm is not None and test.p_holm < LEVEL for test in summary.winner_tests)
+            notes.append(
+                f"{differ} of {len(summary.winner_tests)} pairs of members differ on the locked cases (paired Wilcoxon "
+                f"by group, Holm-corrected p below {LEVEL:g})."
+            )
+        if summary.locked_uses > 1:
+            notes.append(f"These locked cases have been read {summary.locked_uses} times, by any package.")
+    if manifest.imported:
+        names = ", ".join(member.name for member in manifest.imported)
+        notes.append(
+            f"Readings of other tools or people vote too: {names}. What they were trained on is not known here."
+        )
     if manifest.earlier_packages:
         notes.append(
             f"{len(manifest.earlier_packages)} earlier package(s) were measured on the same locked cases: "

@@ -83,6 +83,11 @@ def assemble(
     from overread.search.leaderboard import read_outcomes
     from overread.tracking.winners import tag_members, tag_winners
 
+    if run.record.retrained_from is not None:
+        raise UserError(
+            f"an ensemble must be chosen in a run with a search, but {run.folder.root} retrains winners and has its "
+            "package already: choose in the other run, and retrain again"
+        )
     outcomes = read_outcomes(run.folder.search)
     winners = freeze_winners(
         run.folder,

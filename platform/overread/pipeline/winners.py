@@ -44,7 +44,10 @@ def freeze_winners(
 
 
 def freeze(folder: RunFolder, winners: Winners) -> Winners:
-    """Write `winners.json`; other ones than those that read the locked split raise `UserError`."""
+    """Write `winners.json`; other ones than those that read the locked split, or a name twice, raise `UserError`."""
+    taken = {member.name for member in winners.members}
+    if double := sorted(member.name for member in winners.imported if member.name in taken):
+        raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the run: rename it")
     if folder.was_read:
         if Winners.load(folder.winners).fingerprint() == winners.fingerprint():
             return winners
