@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from overread.errors import UserError
 from overread.pipeline.calibrating import calibrate
 from overread.pipeline.prediction import predict_folder
 from overread.pipeline.selecting import describe, imported_of, select, votes_of
-from overread.pipeline.stages import Run, assemble, import_folders, open_run, read_locked
+from overread.pipeline.stages import Run, assemble, begin, conclude, import_folders, open_run, read_locked
 from overread.pipeline.summary import summarise_run
 from overread.records import Prepared, Winners
 from overread.search.leaderboard import read_outcomes
@@ -152,7 +153,36 @@ def test_the_commands_take_folders(
     told = overread("ensemble", "--out", str(out), "--member", f"person={person}", "--select", "greedy", "--top", "3",
                     "--no-calibration")  # fmt: skip
     assert "greedy selection with replacement" in told[0] and "joined by person" in told[0]
+    rows = json.loads(overread("winners", "--out", str(out), "--json")[0])
+    assert {row["trial_id"]: row["expected_dice"] for row in rows} == {"t0": 0.5, "t1": 0.5}
     told = overread("predict", "--package", str(out / "ensemble"), "--images", str(squares / "images"), "--out",
                     str(new), "--member", f"person={squares / 'masks'}")  # fmt: skip
     assert "20 cases read, 0 flagged" in told[0]
     assert "person" in (new / "report.html").read_text()
+
+
+def test_readings_alone_are_an_ensemble(
+    squares: Path, squares_prepared: Prepared, person: Path, tmp_path: Path
+) -> None:
+    folder = begin(tmp_path / "alone", squares, squares_prepared.settings, squares.parent / "cache", "set")
+    with pytest.raises(UserError, match="must not exist yet"):
+        begin(tmp_path / "alone", squares, squares_prepared.settings, None, "set")
+    run = open_run(folder, serial_map)
+    with pytest.raises(UserError, match="at least one finished trial"):
+        assemble(run, top=5)
+    imported = import_folders(run, {"person": person, "label": squares / "masks"}, serial_map)
+    winners, manifest = assemble(run, top=5, imported=imported)
+    assert winners.rule == "imported only; joined by person, label"
+    assert (winners.folds, manifest.members, winners.baseline) == ((0,), (), None)
+    report = describe(run, winners, serial_map)
+    assert report is not None and [row.name for row in report.comparison] == ["best single", "all"]
+    assert calibrate(run, serial_map) is not None
+    results = read_locked(run, serial_map)
+    assert [result.confidence.n_readings for result in results] == [1] + [2] * (len(results) - 1)
+    assert results[0].confidence.flag == "member_failed:person;one_reading"
+    assert all(result.dice == 1.0 for result in results)
+    summary = conclude(run, results, {})
+    assert [member.locked_dice for member in summary.members] == [1.0, 1.0]
+    assert summary.generalisation["ensemble"].difference.mean == 0.0
+    assert [(test.difference, test.p_holm) for test in summary.winner_tests] == [(0.0, 1.0)]
+    assert summary.locked_uses >= 1

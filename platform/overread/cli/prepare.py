@@ -11,16 +11,25 @@ import click
 from overread.cli import _options
 from overread.cli._session import working
 
+OUT_HELP = "Run folder to make without a search, for `overread ensemble --member`: readings of other tools alone."
+
 
 @click.command()
 @_options.data
+@click.option("--out", type=_options.FOLDER, help=OUT_HELP)
 @_options.preparation
 @_options.cache
 @_options.seed
 @_options.cluster
 @_options.as_json
 def prepare(
-    data: Path, cache: Path | None, address: str | None, cpus: int | None, as_json: bool, **options: Any
+    data: Path,
+    out: Path | None,
+    cache: Path | None,
+    address: str | None,
+    cpus: int | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Check a data set, report all problems at once, and prepare its arrays and splits.
 
@@ -28,8 +37,11 @@ def prepare(
     """
     from overread.pipeline import stages
 
-    with working(address, cpus, data=data, cache=cache) as map_cases:
-        prepared = stages.prepare(data, _options.prepare_settings(options), cache, map_cases)
+    settings = _options.prepare_settings(options)
+    with working(address, cpus, data=data, out=out, cache=cache) as map_cases:
+        prepared = stages.prepare(data, settings, cache, map_cases)
+    if out is not None:
+        stages.begin(out, data, settings, cache, prepared.dataset)
     splits = prepared.splits
     if as_json:
         return click.echo(json.dumps(prepared.to_json()))

@@ -191,7 +191,7 @@ def _has_part(member: Member) -> bool:
 
 
 def _manifest_problems(manifest: Manifest) -> list[str]:
-    problems = [] if manifest.members else ["an ensemble must have at least 1 member, but has none"]
+    problems = [] if manifest.voters else ["an ensemble must have at least 1 member, but has none"]
     names = [member.name for member in manifest.voters]
     problems += [
         f"member names must be unique, but {n} is there twice" for n in sorted(set(names)) if names.count(n) > 1

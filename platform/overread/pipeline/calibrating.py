@@ -16,7 +16,7 @@ from overread.data.prepare import MapCases
 from overread.pipeline.folders import RunFolder
 from overread.pipeline.reading import known_cases
 from overread.pipeline.stages import Run, read_labelled
-from overread.records import Manifest
+from overread.records import Manifest, Winners
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
     (run.folder.ensemble / CONFIDENCE).unlink(missing_ok=True)
-    folds = {member.config.fold for member in manifest.members}
+    folds = set(Winners.load(run.folder.winners).folds)
     splits, out = run.prepared.splits, run.folder.calibration
     if run.record.retrained_from is not None and splits.calibration:
         earlier = RunFolder(Path(run.record.retrained_from)).ensemble

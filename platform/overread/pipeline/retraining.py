@@ -125,6 +125,8 @@ def _winners(origin: Run) -> Winners:
     winners = Winners.load(path)
     if winners.prepared != origin.prepared.content:
         raise UserError(f"winners of {origin.folder.root} must be of its data, but these have changed: search again")
+    if not winners.members:
+        raise UserError(f"--winners must have trained members, but those of {origin.folder.root} are all imported")
     return winners
 
 

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 from overread.confidence.conformal import COVERAGE
 from overread.data.prepare import MapCases
-from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.pipeline import stages
 from overread.pipeline.calibrating import calibrate
-from overread.pipeline.folders import RunFolder, RunRecord, check_free, claim
+from overread.pipeline.folders import RunFolder, check_free
 from overread.pipeline.summary import RunSummary
 from overread.records import Prepared, PrepareSettings
 
@@ -125,16 +124,16 @@ def start(settings: RunSettings, experiment: str) -> RunFolder:
     check_free(out, resume=settings.resume, overwrite=settings.overwrite)
     # A store that was asked for must be reachable before anything is touched; the default one lies in the folder.
     uri = resolve_uri(settings.tracking_uri, out) if settings.tracking_uri else None
-    record = RunRecord(
-        data=str(settings.data.resolve()),
-        cache=str((settings.cache or default_cache()).resolve()),
-        prepare=settings.prepare,
+    return stages.begin(
+        out,
+        settings.data,
+        settings.prepare,
+        settings.cache,
+        experiment,
         tracking_uri=uri,
-        experiment=experiment,
-        search_id=f"{out.name}-{time.strftime('%Y%m%d-%H%M%S')}",
-        seed=settings.search.seed,
+        resume=settings.resume,
+        overwrite=settings.overwrite,
     )
-    return claim(out, record, resume=settings.resume, overwrite=settings.overwrite)
 
 
 def _search_settings(settings: RunSettings, clock: Clock) -> SearchSettings:

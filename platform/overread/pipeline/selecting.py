@@ -122,7 +122,8 @@ def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0
     from overread.search.leaderboard import read_outcomes
 
     outcomes = read_outcomes(run.folder.search)
-    by_choice = {c.choice: c for c in shortlist(outcomes, sum(len(o.variants) for o, _ in outcomes.values()))}
+    limit = sum(len(outcome.variants) for outcome, _ in outcomes.values())
+    by_choice = {c.choice: c for c in shortlist(outcomes, limit)} if winners.members else {}
     chosen = {_name((m.trial_id, m.variant)): by_choice.get((m.trial_id, m.variant)) for m in winners.members}
     trained = {name: candidate for name, candidate in chosen.items() if candidate is not None}
     readings = readings_of(winners.imported, run.prepared)
@@ -138,7 +139,7 @@ def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0
     with _read(run, found, cases, map_cases, gpus) as predictions:
         votes = {name: weight for name, weight in votes.items() if name in predictions.members}
         choices = {"all": votes}
-        if wanted and trained:
+        if wanted and set(votes) - wanted:
             choices["without imported"] = {name: weight for name, weight in votes.items() if name not in wanted}
         comparison = compare_choices(predictions, choices)
         dice = next(row.dice.mean for row in comparison if row.name == "all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.jsonio import read_json, write_json
 from overread.pipeline.choosing import open_tracker
-from overread.pipeline.folders import RunFolder, RunRecord
+from overread.pipeline.folders import RunFolder, RunRecord, claim
 from overread.pipeline.importing import check_frozen, import_members, readings_of
 from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
@@ -47,6 +48,31 @@ class Run:
 def prepare(data: Path, settings: PrepareSettings, cache: Path | None, map_cases: MapCases) -> Prepared:
     """Check and prepare a data set, or find it prepared."""
     return prepare_dataset(data, settings, (cache or default_cache()), map_cases)
+
+
+def begin(
+    out: Path,
+    data: Path,
+    settings: PrepareSettings,
+    cache: Path | None,
+    experiment: str,
+    *,
+    tracking_uri: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> RunFolder:
+    """Claim a run folder and write what the run is about."""
+    root = out.resolve()
+    record = RunRecord(
+        data=str(data.resolve()),
+        cache=str((cache or default_cache()).resolve()),
+        prepare=settings,
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        search_id=f"{root.name}-{time.strftime('%Y%m%d-%H%M%S')}",
+        seed=settings.seed,
+    )
+    return claim(out, record, resume=resume, overwrite=overwrite)
 
 
 def open_run(folder: RunFolder, map_cases: MapCases, *, prepared: Prepared | None = None) -> Run:
@@ -126,11 +152,15 @@ def package(run: Run, winners: Winners) -> Manifest:
 
 
 def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -> tuple[ImportedMember, ...]:
-    """Check the readings of other tools and measure them on the validation cases of the run's best trial."""
+    """Check the readings of other tools and measure them on the validation cases of the run's best trial.
+
+    Without a search these are the cases of the first fold.
+    """
     from overread.ensemble.selection import shortlist
     from overread.search.leaderboard import read_outcomes
 
-    fold = shortlist(read_outcomes(run.folder.search), 1)[0].outcome.config.fold
+    outcomes = read_outcomes(run.folder.search)
+    fold = shortlist(outcomes, 1)[0].outcome.config.fold if outcomes else 0
     files = image_files(read_dataset(Path(run.record.data)))
     return import_members(run.prepared, files, folders, map_cases, fold=fold)
 

@@ -27,18 +27,22 @@ def freeze_winners(
 ) -> Winners:
     """Select the members by their validation Dice (or take `chosen`, or `votes`) and write `winners.json`.
 
+    Imported members join them; in a folder without a search they are the ensemble.
+
     Winners that differ from frozen ones are refused once the locked split was read with them: the run then has its
     figures, and another choice would be made with these in view.
     """
-    members = select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
+    alone = bool(imported) and not outcomes
+    members = () if alone else select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
+    rule = "imported only" if alone else selection_rule(top, chosen=chosen, votes=votes)
     winners = Winners(
-        rule=selection_rule(top, chosen=chosen, votes=votes) + _joined(imported),
+        rule=rule + _joined(imported),
         members=members,
         prepared=prepared.content,
         baseline=select_baseline(outcomes, root=folder.root),
         fusion=fusion,
         imported=imported,
-        folds=tuple(sorted({member.config.fold for member in members})),
+        folds=tuple(sorted({member.config.fold for member in members})) or (0,),
     )
     return freeze(folder, winners)
 
