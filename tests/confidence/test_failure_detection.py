@@ -165,6 +165,8 @@ def test_paired_difference() -> None:
     assert found.difference.high is not None and found.difference.high < 0
     assert found.relative_high == pytest.approx(found.difference.high / found.second)
     # Paired: a confidence against a monotone function of itself differs in no resample.
+    two = aurc_difference([2.0, 1.0], [1.0, 2.0], [1.0, 0.6], second_dice=[0.8, 0.9], resamples=50)
+    assert (two.first, two.second) == (pytest.approx(0.1), pytest.approx((0.1 + 0.15) / 2))  # each by its own masks
     same = aurc_difference(good, [3 * g + 1 for g in good], dice, resamples=50)
     assert same.difference == Estimate(value=0.0, low=0.0, high=0.0)
 

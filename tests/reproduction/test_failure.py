@@ -14,7 +14,7 @@ from overread.data.corruptions import conditions
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.jsonio import read_json
 from overread.reproduction import PAPERS, failure, program
-from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, U_NETMER
+from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, SEEDS, SINGLE, U_NETMER
 from overread.reproduction.program import ReproductionSettings, reproduce
 
 MEMBERS = tuple(dict.fromkeys(name for members in ENSEMBLES.values() for name in members))
@@ -30,16 +30,23 @@ def test_ensembles_have_equal_size_and_share_one_network() -> None:
     assert PAPERS["failure"].row(failure.DROPOUT).options["passes"] == 5
 
 
+SMALL = {FIVE_ARCHITECTURES: (SINGLE, U_NETMER), FIVE_SEEDS: SEEDS[:2]}
+TRAINED = (*SEEDS[:2], U_NETMER)
+
+
 @pytest.fixture
 def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Shrink the experiment: the members of both ensembles, two steps of 32 pixels, no timing of their steps."""
+    """Shrink the experiment: ensembles of two, two steps of 32 pixels, no timing of their steps."""
     small = replace(
         failure.PROTOCOLS["small"], max_side=32, width=1 / 16, steps=2, batch_size=4, validations=1, folds=2
     )
-    rows = tuple(PAPERS["failure"].row(name) for name in MEMBERS)
+    rows = tuple(PAPERS["failure"].row(name) for name in TRAINED)
     monkeypatch.setitem(PAPERS._entries, "failure", replace(PAPERS["failure"], rows=rows, protocols={"small": small}))
+    for name, members in SMALL.items():
+        monkeypatch.setitem(ENSEMBLES, name, members)
+    monkeypatch.setattr(failure, "SEEDS", SEEDS[:2])
+    monkeypatch.setattr(failure, "MEASURED_MEMBERS", (2,))
     monkeypatch.setattr(program, "_cost", lambda *told: None)
-    monkeypatch.setattr(failure, "MEASURED_MEMBERS", (1, 2))
     yield
 
 
@@ -53,7 +60,7 @@ def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) 
         (first,) = out.glob("rows/u-net-seed-1-*")
         written = {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")}
         again = reproduce(settings, ray_map)
-    assert set(found.results) == {*MEMBERS, *ENSEMBLES}
+    assert set(found.results) == {*TRAINED, *ENSEMBLES}
     assert {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")} == written
     assert again.results == found.results
     splits = found.prepared.splits
@@ -66,7 +73,7 @@ def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) 
     with np.load(first / "readings" / f"{splits.locked[0]}.npz") as archive:
         assert set(archive) == set(conditions())
         assert archive["blur-1"].dtype == np.uint8 and archive["blur-1"].shape == (2, 1, 32, 32)
-    assert read_json(out / "combined" / "memory.json")["bytes"].keys() == {"1", "2"}
+    assert read_json(out / "combined" / "memory.json")["bytes"].keys() == {"2"}
     tables = sorted((out / "tables").glob("*.csv"))
     rows = {row[0]: row for row in csv.reader(tables[0].open())}
     assert rows["Relation U-Net: relations, C"][1] == "not trained here"
