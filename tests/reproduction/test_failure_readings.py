@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from overread.architectures import build_segmenter
 from overread.confidence.relations import Relations
 from overread.data.corruptions import conditions
 from overread.data.phantom import PhantomSettings, write_phantom
@@ -13,6 +14,7 @@ from overread.data.prepare import prepare_dataset
 from overread.ensemble.readings import encode
 from overread.jsonio import write_json
 from overread.records import Prepared, PrepareSettings, TrialConfig
+from overread.reproduction import failure_readings
 from overread.reproduction.failure import PROTOCOLS
 from overread.reproduction.failure_readings import (
     READINGS,
@@ -23,9 +25,12 @@ from overread.reproduction.failure_readings import (
     figures_of,
     member_scores,
     read_case,
+    read_condition,
     read_together,
+    same_as_main,
 )
 from overread.reproduction.measuring import TestCase
+from overread.training.inference import predict_volume
 
 
 def two_classes(foreground: list[float]) -> np.ndarray:
@@ -92,9 +97,6 @@ def test_readings_of_members_are_fused_in_the_grid_of_the_case(prepared: Prepare
 
 
 def test_a_case_is_read_once(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overread.architectures import build_segmenter
-    from overread.reproduction import failure_readings
-
     config = TrialConfig(
         architecture="mc_dropout", options={"width": 2, "passes": 3}, losses={}, in_channels=1, classes=2,
         spatial_dims=2, patch_size=(32, 32), batch_size=2, steps=1, epochs=1,
@@ -108,3 +110,19 @@ def test_a_case_is_read_once(prepared: Prepared, tmp_path: Path, monkeypatch: py
     assert zipfile.ZipFile(path).namelist() == ["clean.npy", "noise-3.npy"]
     path.unlink()
     assert read_case(TestCase("r", *given, tmp_path)) == values and not path.exists()  # told from its figures
+
+
+def test_the_main_reading_is_taken_from_the_scales(prepared: Prepared) -> None:
+    options = {"width": 2, "scales": [1, 2], "pools": 2, "transformer_depth": 1, "heads": 2, "position_grid": 4}
+    config = TrialConfig(
+        architecture="unetmer", options=options, losses={}, in_channels=1, classes=2, spatial_dims=2,
+        patch_size=(32, 32), batch_size=2, steps=1, epochs=1,
+    )  # fmt: skip
+    segmenter = build_segmenter(config).eval()
+    assert same_as_main(segmenter) == "scale_1"
+    case = TestCase("r", segmenter, config, prepared, prepared.splits.locked[0], PROTOCOLS["small"], "cpu")
+    values, codes = read_condition(case, "clean")
+    direct = predict_volume(segmenter, case.image, config, None, "cpu")
+    np.testing.assert_array_equal(codes, encode(direct))
+    assert values["class_dice"] == case.class_dice(case.native(direct).argmax(0))
+    assert values["pairwise_dice"] == values["c_12"]

@@ -78,7 +78,7 @@ PROTOCOLS = {
     "small": Protocol(
         max_side=96,
         width=0.25,
-        steps=800,
+        steps=700,
         batch_size=8,
         optimiser=OptimiserConfig(name="adamw", learning_rate=2e-3, weight_decay=1e-4, schedule="one_cycle"),
         augment=AUGMENTATION,

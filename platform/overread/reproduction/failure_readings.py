@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from overread.architectures import Segmenter
 from overread.confidence.entropy import negative_entropy
 from overread.confidence.relations import Relations
 from overread.confidence.scores import mean_defined, relation_scores
@@ -86,18 +87,29 @@ def read_condition(case: TestCase, condition: str) -> tuple[Values, Codes]:
     """
     image = corrupt(case.image, condition, case.case_id, case.prepared.settings.seed)
     given = (case.segmenter, image, case.config, None, case.device)
-    read = predict_volume(*given)
+    sets, main = case.segmenter.relation_sets(), same_as_main(case.segmenter)
+    names = {name for readings in sets.values() for name in readings}
+    read: Probabilities | None = None
+    masks = {}
+    for name, found in predict_alternatives(*given) if sets else ():
+        read = found if name == main else read
+        if name in names:
+            masks[name] = case.native(found).argmax(0).astype(np.uint8)
+    read = predict_volume(*given) if read is None else read
     values = figures_of(case.native(read), case.truth)
-    sets = case.segmenter.relation_sets()
     if sets:
-        names = {name for readings in sets.values() for name in readings}
-        masks = {n: case.native(p).argmax(0).astype(np.uint8) for n, p in predict_alternatives(*given) if n in names}
         relations = Relations(case.truth.shape, case.prepared.classes)
         for name, mask in masks.items():
             relations.add(mask, name)
         values |= relation_scores(sets, masks.items(), case.truth.shape, case.prepared.classes)
         values |= agreement(relations)
     return values, encode(read)
+
+
+def same_as_main(segmenter: Segmenter) -> str | None:
+    """Return the variant that is the main reading by another name (the smallest scale of U-Netmer), if there is one."""
+    main, *others = segmenter.variants()
+    return next((other.name for other in others if other.options == main.options), None)
 
 
 def figures_of(probabilities: Probabilities, truth: NDArray[np.uint8]) -> Values:
