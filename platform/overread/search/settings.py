@@ -40,7 +40,10 @@ class SearchSettings(JsonRecord):
     points: Literal["fit", "published"] = "fit"
     """Published switches at a width that fits the budget, or the papers' own widths."""
     objective: Objective = "dice"
-    """What the study maximises: a trial's own validation Dice, or what it adds to the ensemble (`ensemble.gain`)."""
+    """What the study maximises: a trial's own validation Dice, or what it adds to the ensemble (`ensemble.gain`).
+
+    Early stopping goes by the Dice in either case: a gain is known only at the end.
+    """
     fold: int = 0
     """The fold that all trials validate on."""
     min_steps: int = 2000

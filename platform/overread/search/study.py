@@ -1,6 +1,7 @@
 """One search: space, budget, study, Tune run, outcomes. Interrupted at any moment, it resumes from its folder.
 
-The folder holds `settings.json`, `plan.json`, `study.journal` (Optuna), `clock.json` and `trials/<trial id>/`.
+The folder holds `settings.json`, `plan.json`, `study.journal` (Optuna), `clock.json`, `trials/<trial id>/` and, where
+trials are valued by their gain, `ensemble.json` (`objective`).
 """
 
 from __future__ import annotations
