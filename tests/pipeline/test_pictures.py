@@ -12,7 +12,7 @@ from overread.confidence.scores import case_confidence
 from overread.data.images import NativeImage
 from overread.data.overlay import CAPTION_HEIGHT, layer_colour
 from overread.ensemble.predict import CaseReading
-from overread.pipeline.pictures import case_picture, legend
+from overread.pipeline.pictures import case_picture, reading_view
 from overread.records import Preprocessing
 
 VOLUME = Preprocessing(channels=("x",), ct=(False,), spatial_dims=3, slice_axis=2, max_side=64)
@@ -42,9 +42,19 @@ def test_the_slice_with_most_foreground_in_the_colour_of_its_class() -> None:
     assert layer_colour("class 1", 0) not in colours
 
 
-def test_the_legend_names_classes_possible_and_consensus() -> None:
-    names = [name for name, _ in legend(("background", "left", "right"))]
-    colours = [colour for _, colour in legend(("background", "left", "right"))]
-    assert names == ["left", "right", "possible", "consensus"]
-    assert len(set(colours)) == 4
-    assert colours[0] == f"rgb{layer_colour('class 1', 0)}"
+def test_the_view_has_prediction_truth_and_every_member() -> None:
+    mask = np.zeros((32, 32, 4), np.uint8)
+    mask[8:24, 8:24, 3] = 2
+    native = NativeImage(
+        array=np.zeros((1, 32, 32, 4), np.float32),
+        spacing=(1.0, 2.0, 3.0),
+        affine=np.diag([1.0, 2.0, 3.0, 1.0]),
+        dtype="float32",
+        file_format=".nii.gz",
+    )
+    view = reading_view(native, reading(mask), np.zeros_like(mask), VOLUME)
+    assert view.layers == ("prediction", "truth", "a")
+    assert view.planes == ("axial", "coronal", "sagittal")
+    assert (view.native, view.voxel) == ((4, 32, 32), (3.0, 2.0, 1.0))
+    assert view.key == 0  # the last slice of the file: the page runs from superior to inferior
+    assert view.key_slice.table == ((0, 0, 0), (2, 0, 2))

@@ -13,11 +13,17 @@ import pytest
 from PIL import Image
 
 from overread.cli._tables import evaluation_grids
+from overread.confidence.judgement import fit_judgement
 from overread.data.prepare import serial_map
+from overread.ensemble.package import CONFIDENCE
 from overread.errors import UserError
+from overread.jsonio import write_json
 from overread.pipeline import prediction
-from overread.pipeline.prediction import _check_free, evaluate_masks, find_images, predict_folder
-from overread.records import Manifest, PrepareSettings, Preprocessing
+from overread.pipeline.prediction import _check_free, evaluate_masks, find_images, predict_folder, rewrite_report
+from overread.pipeline.reading import CaseResult
+from overread.records import CaseConfidence, Manifest, PrepareSettings, Preprocessing
+from overread.review.page_data import PictureLimits
+from overread.review.views import case_view
 
 
 def test_images_are_grouped_by_case_and_channel(tmp_path: Path) -> None:
@@ -204,3 +210,36 @@ def test_overwrite_never_takes_a_package_for_a_prediction(tmp_path: Path) -> Non
         _check_free(tmp_path, overwrite=True)
     (tmp_path / "package.json").write_text("{}")
     _check_free(tmp_path, overwrite=True)
+
+
+def test_a_report_is_written_again_without_the_package(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be a run or prediction folder with results"):
+        rewrite_report(tmp_path)
+    manifest = Manifest(
+        name="set",
+        members=(),
+        label_names=("background", "organ"),
+        label_values=(0, 1),
+        preprocessing=Preprocessing(channels=("x",), ct=(False,), spatial_dims=2, slice_axis=None, max_side=64),
+        winners="w",
+        prepared="p",
+        locked_cases=0,
+    )
+    manifest.save(tmp_path / prediction.PACKAGE_COPY)
+    row = CaseConfidence(
+        case="scan",
+        n_readings=2,
+        foreground=1.0,
+        relation_confidence=0.5,
+        pairwise_dice=0.5,
+        relation_confidence_per_class={"organ": 0.5},
+        pairwise_dice_per_class={"organ": 0.5},
+    )
+    write_json(tmp_path / "results.json", [CaseResult(confidence=row, view="views/scan.json").to_json()])
+    mask = np.ones((8, 8), np.uint8)
+    case_view(mask * 1.0, [("prediction", mask)], foreground=mask, slice_axis=None).save(tmp_path / "views/scan.json")
+    fit_judgement([], [], manifest.label_names, winners="w").save(tmp_path / CONFIDENCE)
+    text = rewrite_report(tmp_path).read_text()
+    assert "1 with the whole case" in text
+    assert "There is no lower bound of the Dice: 0 calibration groups" in text
+    assert "1 with its key slice" in rewrite_report(tmp_path, PictureLimits(volumes=0)).read_text()

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from overread.review import tables
-from overread.review.report import number
 from overread.review.tables import Grid
+from overread.review.words import number
 
 if TYPE_CHECKING:
     from overread.confidence.conformal import MeasuredCoverage

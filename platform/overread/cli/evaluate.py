@@ -61,8 +61,17 @@ def evaluate(
 
 @click.command()
 @_options.out
-def report(out: Path) -> None:
-    """Write report.html of a run or a prediction folder again, from its results."""
-    from overread.pipeline.prediction import rewrite_report
+@click.option("--volumes", type=click.IntRange(0), default=50, show_default=True, help="Cases shown in three planes.")
+@click.option(
+    "--megabytes", type=click.FloatRange(0), default=40.0, show_default=True, help="Picture data embedded, at most."
+)
+def report(out: Path, volumes: int, megabytes: float) -> None:
+    """Write report.html of a run or a prediction folder again, from its results.
 
-    click.echo(f"report: {rewrite_report(out.resolve())}")
+    The worst cases are embedded with their volume, the others with one slice, until the megabytes are used.
+    """
+    from overread.pipeline.prediction import rewrite_report
+    from overread.review.page_data import PictureLimits
+
+    limits = PictureLimits(volumes=volumes, megabytes=megabytes)
+    click.echo(f"report: {rewrite_report(out.resolve(), limits)}")

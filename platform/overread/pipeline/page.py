@@ -7,27 +7,42 @@ from functools import partial
 from pathlib import Path
 
 from overread.confidence.coverage import CoveragePoint, coverage_curve
+from overread.confidence.judgement import MEAN, Judgement, shift_warning
 from overread.confidence.ranking import ranking_score
 from overread.metrics.summary import summarise
-from overread.pipeline.pictures import legend
 from overread.pipeline.reading import CaseResult
 from overread.pipeline.summary import ENSEMBLE, SCORES, Generalisation, RunSummary, class_summary, groups
 from overread.records import Manifest
-from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, number, write_report
+from overread.review.page_data import PictureLimits
+from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
+from overread.review.views import CaseView
+from overread.review.words import number
 
 LEVEL = 0.05
 """Of the tests between members."""
 
 
 def write_page(
-    path: Path, manifest: Manifest, results: Sequence[CaseResult], pictures: Path, summary: RunSummary | None = None
+    path: Path,
+    manifest: Manifest,
+    results: Sequence[CaseResult],
+    folder: Path,
+    summary: RunSummary | None = None,
+    *,
+    judgement: Judgement | None = None,
+    limits: PictureLimits | None = None,
 ) -> None:
-    """Write `report.html`; `pictures` is the prediction folder. Without a summary the cases have no truth."""
-    write_report(path, report_data(manifest, results, pictures, summary))
+    """Write `report.html`; `folder` is the prediction folder. Without a summary the cases have no truth."""
+    write_report(path, report_data(manifest, results, folder, summary, judgement, limits))
 
 
 def report_data(
-    manifest: Manifest, results: Sequence[CaseResult], pictures: Path, summary: RunSummary | None
+    manifest: Manifest,
+    results: Sequence[CaseResult],
+    folder: Path,
+    summary: RunSummary | None,
+    judgement: Judgement | None = None,
+    limits: PictureLimits | None = None,
 ) -> ReportData:
     """Collect what the page shows."""
     locked = {} if summary is None else {member.name: member.locked_dice for member in summary.members}
@@ -35,25 +50,32 @@ def report_data(
     return ReportData(
         title=f"overread: {manifest.name}",
         dataset=manifest.name,
-        cases=[_case(result, pictures) for result in results],
+        cases=[_case(result, folder) for result in results],
         members=[MemberRow.of(member, locked.get(member.name)) for member in manifest.voters],
         ensemble=_ensemble(summary, known, manifest) if summary is not None and known else None,
         correlations=summary.confidence if summary is not None else {},
         coverage={score: _coverage(score, known) for score in SCORES} if known else {},
         settings=_settings(manifest),
-        notes=_notes(manifest, summary),
-        legend=legend(manifest.label_names),
+        notes=_notes(manifest, summary, judgement),
+        warnings=_warnings(results, judgement),
+        limits=limits or PictureLimits(),
     )
 
 
-def _case(result: CaseResult, pictures: Path) -> CaseRow:
+def _case(result: CaseResult, folder: Path) -> CaseRow:
+    path = folder / result.view if result.view else None
     return CaseRow(
         confidence=result.confidence,
         dice=result.dice,
         dice_per_class=result.dice_per_class,
-        panel=partial((pictures / result.picture).read_bytes) if result.picture else None,
-        caption=f"Case {result.confidence.case}, the slice with most foreground",
+        view=partial(CaseView.load, path) if path is not None and path.is_file() else None,
     )
+
+
+def _warnings(results: Sequence[CaseResult], judgement: Judgement | None) -> list[str]:
+    shift = judgement.shift([result.confidence for result in results]) if judgement is not None else None
+    warning = shift_warning(shift)
+    return [warning[0].upper() + warning[1:]] if warning else []
 
 
 def _ensemble(summary: RunSummary, known: Sequence[CaseResult], manifest: Manifest) -> EnsembleSummary:
@@ -83,8 +105,8 @@ def _generalisation_note(found: Generalisation) -> str:
     return f"{text}: {apart.mean:+.4f} (95 % interval {apart.low:+.4f} to {apart.high:+.4f})."
 
 
-def _notes(manifest: Manifest, summary: RunSummary | None) -> list[str]:
-    notes = []
+def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement | None) -> list[str]:
+    notes = _bound_notes(summary, judgement)
     if summary is not None:
         notes.append("Members were chosen by validation Dice and frozen before the locked cases were read.")
         if summary.baseline is not None and summary.baseline.locked_dice is not None:
@@ -113,5 +135,25 @@ def _notes(manifest: Manifest, summary: RunSummary | None) -> list[str]:
         notes.append(
             f"{len(manifest.earlier_packages)} earlier package(s) were measured on the same locked cases: "
             "figures of choices made after seeing those are optimistic."
+        )
+    return notes
+
+
+def _bound_notes(summary: RunSummary | None, judgement: Judgement | None) -> list[str]:
+    """Return what the lower bound promises, and how often it held where the truth is known."""
+    if judgement is None or MEAN not in judgement.targets:
+        return []
+    bound = judgement.targets[MEAN].bound
+    if bound.quantile is None:
+        return [f"There is no lower bound of the Dice: {bound.groups} calibration groups are too few for it."]
+    promise = f"The lower bound of the Dice should hold for {100 * judgement.coverage:g} % of cases like those of the "
+    notes = [f"{promise}calibration ({bound.groups} groups)."]
+    measured = summary.bounds.get(MEAN) if summary is not None else None
+    share = (measured.share, measured.low, measured.high) if measured is not None else ()
+    if measured is not None and None not in share:
+        held, low, high = (f"{100 * value:.0f}" for value in share if value is not None)
+        notes.append(
+            f"On the locked cases it held in {measured.held} of {measured.groups} groups ({held} %; "
+            f"{low} to {high} % is expected of so many groups)."
         )
     return notes

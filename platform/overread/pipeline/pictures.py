@@ -1,17 +1,18 @@
-"""The picture of a case on the review page: prediction, Possible and Consensus, and truth where it is known."""
+"""Pictures of a case: a PNG for people, and the view of all readings for the review page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from overread.data.images import NativeImage
-from overread.data.overlay import Panel, best_slice, layer_colour, panel_png
+from overread.data.overlay import Panel, best_slice, panel_png
 from overread.ensemble.predict import CaseReading
 from overread.records import Preprocessing
+from overread.review.views import PREDICTION, CaseView, case_view
 
 SIDE = 200
 """Pixels of a panel's longer side, about."""
@@ -38,10 +39,26 @@ def case_picture(
     return panel_png(panels, side=SIDE)
 
 
-def legend(label_names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (label, CSS colour) of the contours: one per foreground class, then Possible and Consensus."""
-    names = [*label_names[1:], "possible", "consensus"]
-    return [(name, f"rgb{layer_colour(name, index)}") for index, name in enumerate(names)]
+def reading_view(
+    native: NativeImage, reading: CaseReading, truth: NDArray[Any] | None, preprocessing: Preprocessing
+) -> CaseView:
+    """Return what the review page may embed of one case: the prediction, the truth and the mask of each member."""
+    relations = reading.relations
+    members = ((name, relations.reading(index)) for index, name in enumerate(relations.names))
+    foreground = reading.mask > 0
+    for k in range(1, relations.classes):
+        foreground |= reading.possible(k)
+    if truth is not None:
+        foreground |= truth > 0
+    return case_view(
+        native.array[0],
+        chain([(PREDICTION, reading.mask)], members),
+        foreground=foreground,
+        slice_axis=preprocessing.slice_axis,
+        truth=truth,
+        affine=native.affine,
+        spacing=native.spacing,
+    )
 
 
 def _by_class(mask: NDArray[Any], classes: int) -> dict[str, NDArray[Any]]:

@@ -19,7 +19,7 @@ from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases, annotated, truth_of
 from overread.data.preprocess import to_class_ids
 from overread.ensemble.evaluate import EvaluationTable, evaluate_instances, evaluate_readings
-from overread.ensemble.package import load_judgement, load_package
+from overread.ensemble.package import CONFIDENCE, load_judgement, load_package
 from overread.errors import UserError
 from overread.metrics.overlap import Ids
 from overread.pipeline.folders import RunFolder
@@ -29,6 +29,7 @@ from overread.pipeline.reading import CaseResult, ReadItem, with_guests
 from overread.pipeline.stages import load_results, read_items
 from overread.pipeline.summary import RunSummary
 from overread.records import Case, Dataset, Manifest, PrepareSettings
+from overread.review.page_data import PictureLimits
 
 CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 PACKAGE_COPY = "package.json"
@@ -81,8 +82,10 @@ def predict_folder(
     if judgement is not None and guests:
         log.warning("predicted_dice and dice_lower_bound stay empty: the package was calibrated without its guests")
         judgement = None
+    if judgement is not None:  # so that the report can be written again without the package
+        judgement.save(out / CONFIDENCE)
     results = read_items(items, manifest, out, map_cases, judgement)
-    write_page(out / "report.html", manifest, results, out)
+    write_page(out / "report.html", manifest, results, out, judgement=judgement)
     return results
 
 
@@ -277,14 +280,18 @@ def _ids(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
         raise UserError(*problems) from None
 
 
-def rewrite_report(folder: Path) -> Path:
+def rewrite_report(folder: Path, limits: PictureLimits | None = None) -> Path:
     """Write the report of a run folder or of a prediction folder again; return its path."""
     run = RunFolder(folder)
     if run.results.is_file():
         manifest = Manifest.load(run.ensemble / "manifest.json")
-        write_page(run.report, manifest, load_results(run.predictions), run.predictions, RunSummary.load(run.summary))
+        results, summary = load_results(run.predictions), RunSummary.load(run.summary)
+        judgement = load_judgement(run.ensemble, manifest)
+        write_page(run.report, manifest, results, run.predictions, summary, judgement=judgement, limits=limits)
         return run.report
     if not (folder / "results.json").is_file():
         raise UserError(f"{folder} must be a run or prediction folder with results, but it has none: evaluate first")
-    write_page(folder / "report.html", Manifest.load(folder / PACKAGE_COPY), load_results(folder), folder)
+    manifest, results = Manifest.load(folder / PACKAGE_COPY), load_results(folder)
+    judgement = load_judgement(folder, manifest)
+    write_page(folder / "report.html", manifest, results, folder, judgement=judgement, limits=limits)
     return folder / "report.html"

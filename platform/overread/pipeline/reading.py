@@ -1,7 +1,7 @@
 """One case read by an ensemble package, as a task that runs in any process.
 
-The task writes the case's masks and its picture, and returns a small record; probabilities and member masks never
-leave the process that made them.
+The task writes the case's masks, its picture and its view, and returns a small record; probabilities and member masks
+at full size never leave the process that made them.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ class CaseResult(JsonRecord):
     """Class-mean Dice by member name, the baseline included."""
     picture: str | None = None
     """PNG file relative to the prediction folder."""
+    view: str | None = None
+    """JSON file of a `CaseView` for the review page, relative to the prediction folder."""
 
 
 def known_cases(results: Sequence[CaseResult]) -> list[Known]:
@@ -88,7 +90,7 @@ def with_guests(manifest: Manifest, guests: Sequence[str]) -> Manifest:
 
 
 def _result(
-    reading: CaseReading, group: str, truth: NDArray[Any] | None, picture: str | None, package: Package
+    reading: CaseReading, group: str, truth: NDArray[Any] | None, files: dict[str, str], package: Package
 ) -> CaseResult:
     labels = package.manifest.label_names
     dice = reading.dice
@@ -100,7 +102,8 @@ def _result(
         has_foreground=bool((truth > 0).any()) if truth is not None else None,
         predicted_foreground=bool((reading.mask > 0).any()),
         member_dice={name: value.mean for name, value in reading.member_dice.items()},
-        picture=picture,
+        picture=files.get("picture"),
+        view=files.get("view"),
     )
 
 
@@ -111,7 +114,7 @@ def read_item(item: ReadItem) -> CaseResult:
 
     from overread.data.images import read_image
     from overread.ensemble.predict import read_case, write_reading
-    from overread.pipeline.pictures import case_picture
+    from overread.pipeline.pictures import case_picture, reading_view
 
     package = _package(item.package, item.guests)
     native = read_image([Path(name) for name in item.files])
@@ -119,10 +122,12 @@ def read_item(item: ReadItem) -> CaseResult:
     paths = {name: Path(path) for name, path in item.imported.items()}
     device = torch.device("cuda" if item.gpus and torch.cuda.is_available() else "cpu")
     reading = read_case(package, native, device, case_id=item.case, truth=truth, imported=paths)
-    picture = None
+    files: dict[str, str] = {}
     if item.out:
         out = Path(item.out)
         write_reading(out, item.case, reading, native, package.manifest, probabilities=item.probabilities)
-        picture = f"pictures/{item.case}.png"
-        write_bytes(out / picture, case_picture(native, reading, truth, package.manifest.preprocessing))
-    return _result(reading, item.group, truth, picture, package)
+        files = {"picture": f"pictures/{item.case}.png", "view": f"views/{item.case}.json"}
+        preprocessing = package.manifest.preprocessing
+        write_bytes(out / files["picture"], case_picture(native, reading, truth, preprocessing))
+        reading_view(native, reading, truth, preprocessing).save(out / files["view"])
+    return _result(reading, item.group, truth, files, package)

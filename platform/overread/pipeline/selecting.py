@@ -33,8 +33,8 @@ from overread.metrics.overlap import Ids
 from overread.pipeline.importing import readings_of
 from overread.pipeline.stages import Run, image_files
 from overread.records import ImportedMember, Prepared, Winners
-from overread.review.report import number
 from overread.review.tables import Grid
+from overread.review.words import number
 
 CANDIDATES = 12
 Candidates = dict[str, Candidate | ImportedMember]

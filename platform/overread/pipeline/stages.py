@@ -273,6 +273,7 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
     from overread.search.leaderboard import read_outcomes
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
+    judgement = load_judgement(run.folder.ensemble, manifest)
     summary = summarise_run(
         run.prepared.dataset,
         manifest,
@@ -280,13 +281,13 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
         seconds=_earlier_seconds(run) | dict(seconds),
         trials=count_trials(read_outcomes(run.folder.search)),
         difficulty=known_difficulty(Path(run.record.data)),
-        judgement=load_judgement(run.folder.ensemble, manifest),
+        judgement=judgement,
         calibration=_read_earlier(run.folder, "calibration"),
         validation=_read_earlier(run.folder, "validation"),
         locked_uses=len(locked_uses(Path(run.record.cache), run.prepared)),
     )
     summary.save(run.folder.summary)
-    write_page(run.folder.report, manifest, results, run.folder.predictions, summary)
+    write_page(run.folder.report, manifest, results, run.folder.predictions, summary, judgement=judgement)
     figures = {"locked_dice": summary.ensemble.locked_dice} | summary.ensemble.locked_dice_per_class
     measured = {f"locked/{name}": value for name, value in figures.items() if value is not None}
     with optional("writing the ensemble"):

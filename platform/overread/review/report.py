@@ -1,32 +1,36 @@
 """The review page: one self-contained HTML file that shows the doubtful cases first.
 
-No address is fetched, no script is needed to read it, and it prints. Pictures are embedded as they are written, for the
-worst cases first: `ReportData.pictures` of them.
+Nothing is fetched, and the content security policy allows no script or style but the page's own, by their hashes. Its
+parts: `report.html.j2` with the figures that need no script and the first cases as a table for those without one,
+`page.css`, `page.js`, the data of all cases (`page_data`), and pictures (`views`) within `PictureLimits`. The script
+keeps one page of the table in the document and decodes a picture when its case is opened, so that thousands of cases
+open as fast as ten. Marks of reviewed cases stay in the browser (local storage) and are exported as CSV or JSON.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
 from overread.confidence.coverage import Correlation, CoveragePoint
+from overread.confidence.failure_detection import FAILURE_DICE
 from overread.confidence.ranking import DEFAULT_SCORE, ranking_score, worst_first
-from overread.data import overlay
 from overread.jsonio import write_with
 from overread.metrics.summary import ForegroundSplit, Summary
 from overread.records import CaseConfidence, ImportedMember, Member
 from overread.review import curves
+from overread.review.page_data import PictureLimits, Pictures, page_data, to_script
+from overread.review.views import CaseView
+from overread.review.words import count, flag_words, interval, number, score_name
 
 TEMPLATE = "report.html.j2"
-SCORE_NAMES = {"relation_confidence": "relation confidence", "pairwise_dice": "pairwise Dice"}
-FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading", "member_failed": "member failed"}
-Panel = bytes | Callable[[], bytes]
-"""A PNG, or what makes it: called once, when the page is written."""
+WITHOUT_SCRIPT = 50
+"""So many of the worst cases are in the page's own table, for those who run no script."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,8 @@ class CaseRow:
     dice: float | None = None
     """True class-mean Dice, where known."""
     dice_per_class: Mapping[str, float | None] = field(default_factory=dict)
-    panel: Panel | None = None
-    caption: str = ""
-    """What the picture shows, such as the slice; also its text for those who cannot see it."""
+    view: Callable[[], CaseView | None] | None = None
+    """Gives its pictures: called once, when the page is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +98,13 @@ class ReportData:
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings and versions, as text."""
     notes: Sequence[str] = ()
-    legend: Sequence[tuple[str, str]] = field(default_factory=lambda: role_legend())
-    """(label, CSS colour) of the contours in the pictures; shown if there are pictures."""
+    warnings: Sequence[str] = ()
+    """Shown before all else, such as a shift of the scores."""
     score: str = DEFAULT_SCORE
     """Ranks the cases."""
-    pictures: int = 100
-    """At most so many cases, the worst, have their picture: it keeps the page a few MB."""
+    failure_dice: float = FAILURE_DICE
+    """A case of lower Dice is a failure, for what a review catches."""
+    limits: PictureLimits = field(default_factory=PictureLimits)
 
     def ranked(self) -> list[CaseRow]:
         """Return the cases, those to look at first at the top."""
@@ -110,94 +114,40 @@ class ReportData:
         return [by_case[row.case] for row in worst_first((row.confidence for row in self.cases), self.score)]
 
 
-def role_legend() -> tuple[tuple[str, str], ...]:
-    """Return the colours that `data.overlay` gives to prediction, truth, Possible and Consensus."""
-    return tuple((name.capitalize(), f"rgb{colour}") for name, colour in overlay.ROLES.items())
-
-
-class CaseView:
-    """A case as the template sees it."""
-
-    def __init__(self, rank: int, row: CaseRow, data: ReportData) -> None:
-        self.rank, self.row, self.confidence = rank, row, row.confidence
-        self.value = ranking_score(row.confidence, data.score)
-        self.flags = flag_words(row.confidence.flag)
-        self._embedded = rank <= data.pictures
-
-    @cached_property
-    def picture(self) -> str | None:
-        """The panel as a data address; None without one."""
-        panel = self.row.panel if self._embedded else None
-        if panel is None:
-            return None
-        content = panel() if callable(panel) else panel
-        return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-    @property
-    def classes(self) -> list[tuple[str, float | None, float | None, float | None]]:
-        """Per label: relation confidence, pairwise Dice, true Dice."""
-        c = self.confidence
-        return [
-            (label, value, c.pairwise_dice_per_class.get(label), self.row.dice_per_class.get(label))
-            for label, value in c.relation_confidence_per_class.items()
-        ]
-
-
 def write_report(path: Path, data: ReportData) -> None:
-    """Write the page, whole or not at all; the panels of the worst cases are made on the way."""
+    """Write the page, whole or not at all; pictures are made on the way, one in memory at a time."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval, count=count, score=score_name)
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    environment.filters.update(number=number, interval=interval, count=count, score=score_name, flags=flag_words)
+    environment.filters.update(rank_value=lambda row: ranking_score(row, data.score))
+    template = environment.from_string(_part(TEMPLATE))
+    style, script = _part("page.css"), _part("page.js")
     ranked = data.ranked()
     known = [(r.confidence.case, ranking_score(r.confidence, data.score), r.dice) for r in ranked]
     page = template.stream(
         data=data,
-        views=(CaseView(rank, row, data) for rank, row in enumerate(ranked, 1)),  # one picture in memory at a time
+        style=style,
+        script=script,
+        style_hash=_source_hash(style),
+        script_hash=_source_hash(script),
+        content=to_script(page_data(ranked, data.score, data.failure_dice)),
+        pictures=Pictures(ranked, data.limits),
+        first=ranked[:WITHOUT_SCRIPT],
         total=len(ranked),
         flagged=sum(bool(row.confidence.flag) for row in ranked),
         has_dice=any(row.dice is not None for row in ranked),
-        has_pictures=any(row.panel is not None for row in ranked[: data.pictures]),
-        undepicted=sum(row.panel is not None for row in ranked[data.pictures :]),
+        has_predicted=any(row.confidence.predicted_dice is not None for row in ranked),
         coverage_svg=curves.coverage_svg({score_name(k): v for k, v in data.coverage.items()}),
         scatter_svg=curves.scatter_svg([(n, c, d) for n, c, d in known if c is not None and d is not None]),
     )
     write_with(path, lambda temporary: page.dump(str(temporary), encoding="utf-8"))
 
 
-def number(value: float | None) -> str:
-    """Return three decimals, or a dash for what is not defined."""
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  (a dash, as print has it)
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def interval(summary: Summary) -> str:
-    """Return the 95 % interval of a mean, or a dash for fewer than two cases."""
-    return number(None) if summary.low is None else f"{number(summary.low)} to {number(summary.high)}"
-
-
-def count(value: int, word: str) -> str:
-    """Return a number with its noun.
-
-    >>> count(1, "case"), count(2, "case")
-    ('1 case', '2 cases')
-    """
-    return f"{value} {word}" if value == 1 else f"{value} {word}s"
-
-
-def score_name(score: str) -> str:
-    """Return the name of a score as people read it."""
-    return SCORE_NAMES.get(score, score.replace("_", " "))
-
-
-def flag_words(flag: str) -> list[str]:
-    """Return a flag in words.
-
-    >>> flag_words("member_failed:unet-1;all_empty")
-    ['member failed: unet-1', 'all readings are empty']
-    """
-    found = []
-    for part in filter(None, flag.split(";")):
-        kind, _, detail = part.partition(":")
-        found.append(FLAGS.get(kind, kind.replace("_", " ")) + (f": {detail}" if detail else ""))
-    return found
+def _source_hash(text: str) -> str:
+    """Return the source expression of an inline script or style for the content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

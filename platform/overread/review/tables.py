@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from overread.review.report import number
+from overread.review.words import number
 
 if TYPE_CHECKING:
     from rich.table import Table
