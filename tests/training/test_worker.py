@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from overread.errors import TrialFailure, UserError
-from overread.records import AugmentConfig, EpochReport, Prepared, TrialConfig, TrialOutcome
+from overread.records import ALL_FOLDS, AugmentConfig, EpochReport, Prepared, TrialConfig, TrialOutcome
 from overread.testing.tiny import tiny_config, tiny_prepared
 from overread.training import loop, worker
 from overread.training.worker import WorkerContext, train_trial
@@ -247,3 +247,15 @@ def test_what_the_data_lack_is_told(prepared: Prepared) -> None:
     worker.check_fits(tiny_config(options={"size_multiple": 16}), prepared)
     with pytest.raises(UserError, match="must have the data's 1 channels"):
         worker.check_fits(tiny_config(in_channels=2), prepared)
+
+
+def test_all_folds_train_without_validation_and_the_last_weights_stay(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path / "data")
+    reports = Reports()
+    outcome = train_trial(tiny_config(fold=ALL_FOLDS), prepared, context_of(tmp_path / "t", reports))
+    assert (outcome.state, outcome.variants) == ("finished", ())
+    assert reports.epochs == [1, 2, 3]
+    assert not any("dice" in name for report in outcome.epochs for name in report.metrics)
+    kept = load_file(tmp_path / "t" / "weights.safetensors")
+    last = torch.load(next((tmp_path / "t" / "checkpoint").iterdir()), weights_only=True)["model"]
+    assert all(torch.equal(kept[name], last[name]) for name in kept)

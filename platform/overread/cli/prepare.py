@@ -45,6 +45,8 @@ def prepare(
     splits = prepared.splits
     if as_json:
         return click.echo(json.dumps(prepared.to_json()))
+    if out is not None:
+        click.echo(f"run folder     {out.resolve()}")
     click.echo(f"prepared       {prepared.root}")
     click.echo(f"cases          {len(prepared.cases)} in {len({case.group for case in prepared.cases})} groups")
     click.echo(f"labels         {', '.join(prepared.label_names)}")
