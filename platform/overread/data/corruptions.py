@@ -28,7 +28,7 @@ Image = NDArray[np.float32]
 Floats = NDArray[np.float64]
 CLEAN = "clean"
 STRENGTHS = (1, 2, 3)
-MOTION_SEGMENTS = 8
+MOTION_SEGMENTS = 32
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def blur(image: Floats, level: float, generator: np.random.Generator) -> Floats:
 def add_motion(image: Floats, level: float, generator: np.random.Generator) -> Floats:
     """Let the object jump between the segments in which the rows of its in-plane spectrum are measured (ghosts).
 
-    The spectrum is cut into eight bands of rows; the one with the mean stays, each other is that of the image shifted
+    The spectrum is cut into 32 bands of rows; the one with the mean stays, each other is that of the image shifted
     along the columns by up to the share `level` of their number. A band and its mirror jump together, so the image is
     real.
     """
@@ -159,7 +159,7 @@ for _corruption in (
     Corruption("noise", (0.05, 0.1, 0.2), add_noise, "sd, share of the range"),
     Corruption("bias", (0.3, 0.6, 1.0), add_bias, "largest log factor"),
     Corruption("blur", (0.01, 0.02, 0.04), blur, "sd, share of the longer side"),
-    Corruption("motion", (0.02, 0.05, 0.1), add_motion, "largest shift, share of the width"),
+    Corruption("motion", (0.03, 0.08, 0.2), add_motion, "largest shift, share of the width"),
     Corruption("contrast", (0.3, 0.7, 1.2), change_contrast, "log of the power"),
     Corruption("crop", (0.1, 0.2, 0.35), crop, "share of a side"),
     Corruption("resolution", (2.0, 3.0, 5.0), lower_resolution, "factor"),

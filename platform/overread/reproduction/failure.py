@@ -43,8 +43,10 @@ LOSSES = {"ce": 0.5, "dice": 0.5}
 AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=15.0, scale=0.1, intensity=0.1)
 """No flips: left and right ventricle, head and body differ by their side."""
 ABOUT = (
-    "Rows differ in nothing but the network or its seed. Nothing is printed of them: the published study has other "
-    f"data and larger networks. Corruptions: {', '.join(CORRUPTIONS)}, each at three strengths, the same for all rows."
+    "Rows differ in nothing but the network or its seed. The held-out fold fits the combined score and nothing else, "
+    "15 % of the groups calibrate its lower bound. Cases without a score (nobody marks anything) rank as least sure. "
+    "Nothing is printed of them: the published study has other data and larger networks. "
+    f"Corruptions: {', '.join(CORRUPTIONS)}, each at three strengths, the same for all rows."
 )
 
 
