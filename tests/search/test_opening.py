@@ -6,8 +6,9 @@ import pytest
 
 from overread.cluster.job import TrialJob, failed_outcome
 from overread.cluster.session import Resources
+from overread.ensemble.gain import Gain
 from overread.errors import UserError
-from overread.records import Prepared
+from overread.records import Prepared, TrialOutcome, VariantScore
 from overread.search.clock import SearchClock
 from overread.search.opening import Search, make_searcher, open_search, time_left
 from overread.search.searcher import JobSearch
@@ -114,3 +115,20 @@ def test_nothing_is_written_before_everything_is_checked(prepared: Prepared, tmp
     with pytest.raises(UserError, match="points of a space must lie in it"):
         opened(prepared, out, replace(SETTINGS, spaces_dir=str(tmp_path)))
     assert not out.exists()
+
+
+def test_a_trial_whose_gain_was_not_measured_is_given_out_again(prepared: Prepared, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, objective="gain")
+    job = give(make_searcher(opened(prepared, tmp_path / "s", settings)), "a")
+    assert job.by_gain
+    score = VariantScore(variant="main", dice=0.8, dice_per_class={}, cases=1, seconds_per_case=0.0)
+    outcome = TrialOutcome(trial_id=job.trial_id, config=job.config, state="finished", variants=(score,))
+    outcome.save(job.path / "outcome.json")  # and killed before it was measured
+    resumed = replace(settings, resume=True)
+    assert give(make_searcher(opened(prepared, tmp_path / "s", resumed)), "a").trial_id == job.trial_id
+    Gain(members=(), dice=0.8, gain=0.0, error=0.0, aurc=0.2, aurc_gain=0.0).save(job.path / "gain.json")
+    again = make_searcher(opened(prepared, tmp_path / "s", resumed))
+    assert again.study.trials[0].value == 0.0  # what it adds to nothing, not its Dice
+    assert give(again, "a").number == 1
+    with pytest.raises(UserError, match="objective changed"):
+        opened(prepared, tmp_path / "s", replace(resumed, objective="dice"))
