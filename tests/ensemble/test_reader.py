@@ -1,6 +1,5 @@
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class TwoHeads(DrawnSegmenter):
     def read(self, batch: Batch, **options: Any) -> Readings:
         readings = super().read(batch, **options)
         others = [("unused", readings.probabilities), ("other", 1 - readings.probabilities)]
-        return replace(readings, alternatives=lambda: iter(others))
+        return Readings(probabilities=readings.probabilities, alternatives=lambda: iter(others))
 
 
 def test_relation_sets_name_variants_and_alternatives() -> None:
@@ -58,7 +57,10 @@ class ManyPasses(DrawnSegmenter):
         readings = super().read(batch, **options)
         masks = torch.tensor([[[1, 1], [1, 0]], [[0, 1], [1, 0]], [[0, 1], [0, 1]]]).float()
         passes = [(f"pass_{i}", torch.stack([1 - mask, mask])[None]) for i, mask in enumerate(masks, start=1)]
-        return replace(readings, alternatives=lambda: iter([("unused", readings.probabilities), *passes]))
+        return Readings(
+            probabilities=readings.probabilities,
+            alternatives=lambda: iter([("unused", readings.probabilities), *passes]),
+        )
 
 
 def test_a_relation_set_may_have_many_readings() -> None:
