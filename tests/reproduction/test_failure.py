@@ -16,6 +16,7 @@ from overread.jsonio import read_json
 from overread.reproduction import PAPERS, failure, program
 from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, SEEDS, SINGLE, U_NETMER
 from overread.reproduction.program import ReproductionSettings, reproduce
+from overread.reproduction.results import Cost
 
 MEMBERS = tuple(dict.fromkeys(name for members in ENSEMBLES.values() for name in members))
 
@@ -46,7 +47,10 @@ def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setitem(ENSEMBLES, name, members)
     monkeypatch.setattr(failure, "SEEDS", SEEDS[:2])
     monkeypatch.setattr(failure, "MEASURED_MEMBERS", (2,))
-    monkeypatch.setattr(program, "_cost", lambda *told: None)
+    untimed = Cost(
+        row="", parameters=0, published=0, seconds_per_step=0.0, peak_bytes=0, device="cpu", failure="not timed"
+    )
+    monkeypatch.setattr(program, "_cost", lambda *told: untimed)
     yield
 
 

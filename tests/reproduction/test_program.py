@@ -49,7 +49,7 @@ def test_a_table_grows_over_calls(tmp_path: Path, tiny_paper: None) -> None:
     assert set(full.results) == set(ROWS)
     assert weights.stat().st_mtime_ns == written
     joint = full.results["U-Netmer <1|2|4>"]
-    assert full.results["U-Net"].threads == 2 and joint.threads == 1  # a row alone has both cores
+    assert full.results["U-Net"].threads > joint.threads == 1  # a row alone has all cores
     assert joint.steps == 8 and len(joint.cases) == 3  # a fifth of 16 cases
     values = joint.cases[0].values
     assert {"c_12", "c_14", "c_24", "dice_scale_2", "dice_scale_4", "sa_mean", "jaccard"} <= set(values)
