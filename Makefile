@@ -25,10 +25,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/overread demo --out $(DEMO_OUT) --overwrite
 
-# Tests without Ray run side by side, one thread each; those with Ray clusters one after the other.
+# Tests without Ray run side by side, one thread each; of those with Ray clusters two files at a time.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not ray"
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ray
 
 check: setup
 	$(BIN)/ruff check .
