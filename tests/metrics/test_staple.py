@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from overread.errors import UserError
-from overread.metrics.staple import staple
+from overread.metrics.staple import BLOCK, blocks, code_type, fit_trust, staple
 
 THREE = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0]], bool)
 
@@ -78,6 +78,23 @@ def test_patterns_give_what_voxels_give():
         p, q = (w * decisions).sum(1) / w.sum(), ((1 - w) * ~decisions).sum(1) / (1 - w).sum()
     assert found.sensitivity == pytest.approx(p) and found.specificity == pytest.approx(q)
     assert found.probabilities.ravel() == pytest.approx(weights())
+
+
+def test_decisions_of_many_annotators_fit_the_smallest_number():
+    assert [code_type(n).itemsize for n in (1, 8, 9, 16, 17, 33, 62)] == [1, 1, 2, 2, 4, 8, 8]
+    with pytest.raises(UserError, match="at most 62"):
+        code_type(63)
+    mask = np.array([True, False])
+    assert staple(np.stack([mask] * 61 + [~mask])).mask.tolist() == [True, False]
+
+
+def test_blocks_cover_all_voxels_once():
+    assert [*blocks(BLOCK + 1)] == [slice(0, BLOCK), slice(BLOCK, BLOCK + 1)]
+    assert [*blocks(0)] == [slice(0, 0)]
+    trust = fit_trust(iter([np.array([3, 0, 1], np.uint8), np.array([0, 3, 0], np.uint8)]), 2)
+    assert trust.distinct.tolist() == [0, 1, 3]
+    whole = staple(np.array([[1, 0, 1, 0, 1, 0], [1, 0, 0, 0, 1, 0]], bool))
+    assert trust.probabilities(np.array([3, 0, 1], np.uint8)).tolist() == whole.probabilities[:3].tolist()
 
 
 def test_no_annotation_is_an_error():
