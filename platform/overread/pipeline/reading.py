@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from overread.confidence.judgement import Known
+from overread.data.hashing import file_sha256
 from overread.jsonio import JsonRecord, write_bytes
 from overread.records import CaseConfidence, ImportedMember, Manifest
 
@@ -74,8 +75,17 @@ def known_cases(results: Sequence[CaseResult]) -> list[Known]:
     ]
 
 
-@lru_cache(maxsize=2)
 def _package(path: str, guests: tuple[str, ...] = ()) -> Package:
+    """Return the package that lies in `path` now: a process outlives packages that are written anew in their place."""
+    from overread.ensemble.package import MANIFEST
+
+    manifest = Path(path) / MANIFEST
+    return _loaded(path, file_sha256(manifest) if manifest.is_file() else "", guests)
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, manifest_sha256: str, guests: tuple[str, ...]) -> Package:
+    """Return the package; the hash of its manifest, which holds those of all weights, is there for the cache alone."""
     from overread.ensemble.package import load_package
 
     package = load_package(Path(path))
