@@ -56,7 +56,10 @@ def bench() -> Bench:
     results = {FIVE_ARCHITECTURES: result(FIVE_ARCHITECTURES, 0.02), FIVE_SEEDS: result(FIVE_SEEDS, 0.2)}
     splits = SimpleNamespace(locked=LOCKED, calibration=CALIBRATION, folds=(FOLD,))
     findings: Any = SimpleNamespace(
-        results=results | {SINGLE: result(SINGLE, 0.1)}, prepared=SimpleNamespace(splits=splits), combined=None
+        results=results | {SINGLE: result(SINGLE, 0.1)},
+        prepared=SimpleNamespace(splits=splits),
+        combined=None,
+        failure_dice=None,
     )
     return Bench(findings)
 
@@ -86,6 +89,18 @@ def test_detection_ranks_the_truer_score_first(bench: Bench) -> None:
     assert rows["Relation U-Net: relations, C"][1] == "not trained here"
     dice = [case.values["class_dice"] or 0.0 for case in bench.cases(FIVE_SEEDS)]
     failures = sum(value < 0.7 for value in dice)
+    assert rows["5 seeds: pairwise Dice"][5].endswith(f", {failures} of 40")
+
+
+def test_a_failure_is_what_the_user_says(bench: Bench) -> None:
+    usual = detection_table(bench, CLEAN, [CLEAN])
+    assert [c for c in usual.columns if c.startswith("AUROC")] == ["AUROC, Dice < 0.7", "AUROC, Dice < 0.5"]
+    bench.findings.failure_dice = 0.9  # type: ignore[misc]
+    table = detection_table(bench, CLEAN, [CLEAN])
+    assert [c for c in table.columns if c.startswith("AUROC")] == ["AUROC, Dice < 0.9"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    failures = sum((case.values["class_dice"] or 0.0) < 0.9 for case in bench.cases(FIVE_SEEDS))
+    rows = {row[0]: row for row in table.rows}
     assert rows["5 seeds: pairwise Dice"][5].endswith(f", {failures} of 40")
 
 

@@ -16,6 +16,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SIZE_CPU, SIZE_GPU = 96, 256
 FOLDER = click.Path(path_type=Path, file_okay=False)
+DICE = click.FloatRange(0, 1, min_open=True)
+FAILURE_HELP = "A case of lower Dice is a failure"
 TEACHER_HELP = "Folder of `overread pretrain`, whose attention maps dai_net takes; several are compared."
 
 

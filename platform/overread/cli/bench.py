@@ -8,7 +8,7 @@ import click
 
 from overread.cli import _options
 from overread.cli._durations import DURATION
-from overread.cli.reproduce import BUDGET_HELP, reproduce
+from overread.cli.reproduce import BUDGET_HELP, run_paper
 
 ROWS_HELP = "Networks to train, comma-separated names; 'core' and 'all' stand for every one, 'none' trains nothing."
 
@@ -29,10 +29,10 @@ def bench() -> None:
 @_options.tracking
 @_options.seed
 @_options.cluster
-@click.pass_context
-def failure(context: click.Context, /, **options: Any) -> None:
+@click.option("--failure-dice", type=_options.DICE, help=f"{_options.FAILURE_HELP} [default: 0.7, and 0.5 beside it].")
+def failure(**options: Any) -> None:
     """Compare failure detectors: seeds, architectures, dropout, scales, relations and entropy, on corruptions too.
 
     The same call again continues: networks that are trained and cases that are read are kept, tables are written anew.
     """
-    context.invoke(reproduce, paper="failure", imported=(), **options)
+    run_paper(paper="failure", imported=(), **options)

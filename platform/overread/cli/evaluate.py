@@ -23,6 +23,7 @@ PREDICTIONS_HELP = "Folder of masks, and of ids of single objects in its instanc
 @_options.empty_annotation
 @click.option("--allow-missing", is_flag=True, help="Measure --predictions although labelled cases have no mask.")
 @click.option("--metrics", default="dice,jaccard,sensitivity,precision", show_default=True)
+@click.option("--failure-dice", type=_options.DICE, help=f"With --out: {_options.FAILURE_HELP} [default: 0.7].")
 @_options.as_json
 @_options.cluster
 def evaluate(
@@ -33,6 +34,7 @@ def evaluate(
     empty_annotation: EmptyAnnotation,
     allow_missing: bool,
     metrics: str,
+    failure_dice: float | None,
     as_json: bool,
     address: str | None,
     cpus: int | None,
@@ -45,6 +47,8 @@ def evaluate(
 
     if (out is None) == (predictions is None) or (predictions is None) != (data is None):
         raise UserError("give either --out RUN, or --predictions MASKS with --data LABELLED: found another combination")
+    if failure_dice is not None and out is None:
+        raise UserError("--failure-dice needs --out, but that was not given: add it")
     if predictions is not None and data is not None:
         from overread.pipeline.prediction import evaluate_masks
 
@@ -52,10 +56,11 @@ def evaluate(
         truth = PrepareSettings(reference=reference, empty_annotation=empty_annotation)
         table = evaluate_masks(predictions, data, tuple(metrics.split(",")), truth=truth, allow_missing=allow_missing)
         return click.echo(json.dumps(table.to_json())) if as_json else show(evaluation_grids(table))
+    from overread.confidence.failure_detection import FAILURE_DICE
     from overread.pipeline.run import evaluate_run
 
     with working(address, cpus, out=out) as map_cases:
-        summary = evaluate_run(Path(str(out)), map_cases)
+        summary = evaluate_run(Path(str(out)), map_cases, failure_dice=failure_dice or FAILURE_DICE)
     return click.echo(json.dumps(summary.to_json())) if as_json else show(summary_grids(summary))
 
 
@@ -65,7 +70,8 @@ def evaluate(
 @click.option(
     "--megabytes", type=click.FloatRange(0), default=40.0, show_default=True, help="Picture data embedded, at most."
 )
-def report(out: Path, volumes: int, megabytes: float) -> None:
+@click.option("--failure-dice", type=_options.DICE, help=f"{_options.FAILURE_HELP} [default: as evaluated, else 0.7].")
+def report(out: Path, volumes: int, megabytes: float, failure_dice: float | None) -> None:
     """Write report.html of a run or a prediction folder again, from its results.
 
     The worst cases are embedded with their volume, the others with one slice, until the megabytes are used.
@@ -74,4 +80,4 @@ def report(out: Path, volumes: int, megabytes: float) -> None:
     from overread.review.page_data import PictureLimits
 
     limits = PictureLimits(volumes=volumes, megabytes=megabytes)
-    click.echo(f"report: {rewrite_report(out.resolve(), limits)}")
+    click.echo(f"report: {rewrite_report(out.resolve(), limits, failure_dice)}")

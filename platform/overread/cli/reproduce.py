@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,7 +29,16 @@ BUDGET_HELP = "Wall time for training in this call; a row that is cut short goes
 @_options.tracking
 @_options.seed
 @_options.cluster
-def reproduce(
+def reproduce(**options: Any) -> None:
+    """Repeat the experiments of PAPER on a data set: its models, protocol, tables and figures, ours beside print.
+
+    The same call again continues: rows that are trained are kept, tables and figures are written anew.
+    """
+    run_paper(**options)
+
+
+def run_paper(
+    *,
     paper: str,
     data: Path,
     out: Path,
@@ -42,11 +52,9 @@ def reproduce(
     seed: int,
     address: str | None,
     cpus: int | None,
+    failure_dice: float | None = None,
 ) -> None:
-    """Repeat the experiments of PAPER on a data set: its models, protocol, tables and figures, ours beside print.
-
-    The same call again continues: rows that are trained are kept, tables and figures are written anew.
-    """
+    """Train, test and compare the rows of a paper, as its command was told."""
     from overread.reproduction import PAPERS
     from overread.reproduction.program import ReproductionSettings, choose_rows
     from overread.reproduction.program import reproduce as run
@@ -66,6 +74,7 @@ def reproduce(
         tracking_uri=tracking_uri,
         gpus_per_worker=gpus_per_worker,
         seed=seed,
+        failure_dice=failure_dice,
     )
     with working(address, cpus, gpus_per_worker, data=data, out=out, cache=cache) as map_cases:
         findings = run(settings, map_cases)

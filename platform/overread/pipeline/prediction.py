@@ -280,18 +280,22 @@ def _ids(path: Path, dataset: Dataset) -> NDArray[np.uint8]:
         raise UserError(*problems) from None
 
 
-def rewrite_report(folder: Path, limits: PictureLimits | None = None) -> Path:
-    """Write the report of a run folder or of a prediction folder again; return its path."""
+def rewrite_report(folder: Path, limits: PictureLimits | None = None, failure_dice: float | None = None) -> Path:
+    """Write the report of a run folder or of a prediction folder again; return its path.
+
+    `failure_dice` as in `page.write_page`.
+    """
+    write = partial(write_page, limits=limits, failure_dice=failure_dice)
     run = RunFolder(folder)
     if run.results.is_file():
         manifest = Manifest.load(run.ensemble / "manifest.json")
         results, summary = load_results(run.predictions), RunSummary.load(run.summary)
         judgement = load_judgement(run.ensemble, manifest)
-        write_page(run.report, manifest, results, run.predictions, summary, judgement=judgement, limits=limits)
+        write(run.report, manifest, results, run.predictions, summary, judgement=judgement)
         return run.report
     if not (folder / "results.json").is_file():
         raise UserError(f"{folder} must be a run or prediction folder with results, but it has none: evaluate first")
     manifest, results = Manifest.load(folder / PACKAGE_COPY), load_results(folder)
     judgement = load_judgement(folder, manifest)
-    write_page(folder / "report.html", manifest, results, folder, judgement=judgement, limits=limits)
+    write(folder / "report.html", manifest, results, folder, judgement=judgement)
     return folder / "report.html"

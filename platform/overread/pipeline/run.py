@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overread.confidence.conformal import COVERAGE
+from overread.confidence.failure_detection import FAILURE_DICE
 from overread.data.prepare import MapCases
 from overread.errors import UserError
 from overread.pipeline import stages
@@ -150,7 +151,7 @@ def _search_settings(settings: RunSettings, clock: Clock) -> SearchSettings:
     return replace(settings.search, time_budget_s=left)
 
 
-def evaluate_run(out: Path, map_cases: MapCases) -> RunSummary:
+def evaluate_run(out: Path, map_cases: MapCases, *, failure_dice: float = FAILURE_DICE) -> RunSummary:
     """Read the locked split of a run with its frozen ensemble, and write summary and report."""
     folder = RunFolder(out.resolve())
     run = stages.open_run(folder, map_cases)
@@ -159,4 +160,4 @@ def evaluate_run(out: Path, map_cases: MapCases) -> RunSummary:
     clock = Clock()
     with clock.stage("predict"):
         results = stages.read_locked(run, map_cases, gpus=stages.search_gpus(folder))
-    return stages.conclude(run, results, clock.stages)
+    return stages.conclude(run, results, clock.stages, failure_dice=failure_dice)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from overread.confidence.failure_detection import (
+    FAILURE_DICE,
     Estimate,
     FailureDetection,
     PairedDifference,
@@ -31,8 +32,8 @@ from overread.reproduction.results import Findings
 from overread.reproduction.writing import NOT_TRAINED, percent
 from overread.review.tables import Grid
 
-THRESHOLDS = (0.7, 0.5)
-"""A case of lower Dice is a failure; the first is that of the platform."""
+THRESHOLDS = (FAILURE_DICE, 0.5)
+"""A case of lower Dice is a failure, unless the user says otherwise; the first is that of the platform."""
 RESAMPLES = 1000
 NOTHING = "–"  # noqa: RUF001
 ALL = "clean and corrupted"
@@ -55,18 +56,20 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
 def detection_table(bench: Bench, title: str, chosen: Sequence[str]) -> Grid:
     """Return AURC and its kin of every method."""
     found = bench.methods()
+    own = bench.findings.failure_dice
+    limits = THRESHOLDS if own is None else (own,)
     rows = []
     for method in METHODS:
         if method not in found:
-            rows.append((method.title, NOT_TRAINED, *[NOTHING] * (6 + len(THRESHOLDS))))
+            rows.append((method.title, NOT_TRAINED, *[NOTHING] * (6 + len(limits))))
             continue
         scored = bench.scored(method, chosen)
         first, *others = (
             failure_detection(
                 scored.confidence, scored.dice, groups=scored.groups, failure_dice=threshold,
-                resamples=RESAMPLES if threshold == THRESHOLDS[0] else RESAMPLES // 4,
+                resamples=RESAMPLES if threshold == limits[0] else RESAMPLES // 4,
             )
-            for threshold in THRESHOLDS
+            for threshold in limits
         )  # fmt: skip
         rows.append(
             (
@@ -83,7 +86,7 @@ def detection_table(bench: Bench, title: str, chosen: Sequence[str]) -> Grid:
             )
         )
         rows[-1] = (*rows[-1], str(first.unscored))
-    thresholds = [f"AUROC, Dice < {threshold:g}" for threshold in THRESHOLDS]
+    thresholds = [f"AUROC, Dice < {threshold:g}" for threshold in limits]
     columns = ("method", "Dice", "AURC", "e-AURC", "AUGRC", *thresholds, "Spearman", "risk at 80 %", "without a score")
     return Grid(f"Failure detection, {title} (95 % intervals by group)", columns, tuple(rows))
 

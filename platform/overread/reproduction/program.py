@@ -62,6 +62,8 @@ class ReproductionSettings:
     tracking_uri: str | None = None
     gpus_per_worker: float = 0.0
     seed: int = 0
+    failure_dice: float | None = None
+    """A case of lower Dice is a failure, where failures are counted; None: as the exhibits have it."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         size=settings.size,
         protocol=protocol,
         prepared=prepared,
+        failure_dice=settings.failure_dice,
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
         | {name: _imported(name, folder, prepared, protocol) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},

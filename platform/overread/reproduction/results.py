@@ -135,6 +135,8 @@ class Findings:
     size: Size
     protocol: Protocol
     prepared: Prepared
+    failure_dice: float | None = None
+    """A case of lower Dice is a failure; None: as the exhibits have it."""
     results: dict[str, RowResult] = field(default_factory=dict)
     """Trained rows, by name."""
     networks: dict[str, tuple[tuple[TrialConfig, Path], ...]] = field(default_factory=dict)
