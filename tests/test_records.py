@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from overread.errors import UserError
-from overread.records import Batch, Splits, TrialConfig
+from overread.records import Batch, ImportedMember, Splits, TrialConfig
 
 CONFIG = {"architecture": "unet", "options": {}, "in_channels": 1, "classes": 2, "patch_size": (32, 32)}
 
@@ -34,6 +34,15 @@ def test_a_fold_trains_on_all_others() -> None:
 def test_a_wrong_config_says_what_must_hold(change: dict[str, object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         TrialConfig(**(CONFIG | change))  # type: ignore[arg-type]
+
+
+def test_weights_per_class_are_told_only_where_there_are_some() -> None:
+    member = ImportedMember(name="a", folder="", sha256="", cases=1, validation_dice=None, weight=2.0)
+    apart = replace(member, class_weights=(0.5, 1.0))
+    assert (member.vote, apart.vote) == (2.0, (0.5, 1.0))
+    assert "class_weights" not in member.to_json()  # fingerprints of winners that were frozen before stay
+    assert ImportedMember.from_json(member.to_json()) == member
+    assert ImportedMember.from_json(apart.to_json()) == apart
 
 
 def test_resolving_replaces_seconds_by_steps() -> None:

@@ -349,10 +349,28 @@ class TrialOutcome(JsonRecord):
 # ---------------------------------------------------------------- the ensemble
 
 FusionName = Literal["soft", "majority", "staple"]
+Vote = float | tuple[float, ...]
+"""Weight of a member: one for all classes, or one per class id (K,)."""
+
+
+class Voter(JsonRecord):
+    """What trained and imported members share."""
+
+    weight: float
+    class_weights: tuple[float, ...]
+
+    @property
+    def vote(self) -> Vote:
+        """Its weights per class if it has such, else its weight."""
+        return self.class_weights or self.weight
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON that names the weights per class only where there are some: earlier fingerprints stay."""
+        return {key: value for key, value in super().to_json().items() if key != "class_weights" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member(JsonRecord):
+class Member(Voter):
     """One variant of one trial, as part of an ensemble."""
 
     name: str
@@ -366,10 +384,12 @@ class Member(JsonRecord):
     validation_dice: float
     """Of a retrained winner (`ALL_FOLDS`) that of the winner: it has none of its own."""
     weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    """By class id (K,), each above 0, the highest of all members 1 in every foreground class; empty: `weight`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportedMember(JsonRecord):
+class ImportedMember(Voter):
     """A model of any other tool, or a person, as part of an ensemble: a folder of its readings (`data.readings`)."""
 
     name: str
@@ -384,6 +404,8 @@ class ImportedMember(JsonRecord):
     weight: float = 1.0
     architecture: str = "imported"
     variant: str = MAIN
+    class_weights: tuple[float, ...] = ()
+    """As those of `Member`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from overread.ensemble.candidates import StoredPredictions, dice_per_case
+from overread.ensemble.candidates import StoredPredictions, dice_per_case, read_alone
 from overread.ensemble.contribution import ErrorCorrelation, contributions, error_correlation
 
 TRUTH = np.array([[1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]], np.uint8)
@@ -34,7 +34,7 @@ def predictions(tmp_path: Path) -> StoredPredictions:
 
 def test_contribution_is_what_is_lost_without_the_member(predictions: StoredPredictions) -> None:
     votes = {"a": 1.0, "half": 1.0, "right": 1.0}
-    rows = contributions(predictions, votes)
+    rows = contributions(predictions, votes, read_alone(predictions))
     assert [(row.member, row.votes) for row in rows] == [("a", 1.0), ("half", 1.0), ("right", 1.0)]
     together = np.array(dice_per_case(predictions, votes))
     for row in rows:
@@ -48,13 +48,13 @@ def test_contribution_is_what_is_lost_without_the_member(predictions: StoredPred
 
 
 def test_an_ensemble_of_one_has_nothing_to_compare_with(predictions: StoredPredictions) -> None:
-    (row,) = contributions(predictions, {"half": 2.0})
+    (row,) = contributions(predictions, {"half": 2.0}, read_alone(predictions))
     assert (row.contribution.mean, row.contribution.n) == (None, 0)
     assert row.alone.n == 2
 
 
 def test_correlation_of_errors_by_hand(predictions: StoredPredictions) -> None:
-    found = error_correlation(predictions)
+    found = error_correlation(read_alone(predictions))
     voxel = dict(zip(found.members, found.by_voxel, strict=True))
     # wrong at 3 and 2 of 16 voxels, at one together: (1/16 - 3/16 2/16) / sqrt(3/16 13/16 2/16 14/16)
     phi = (1 / 16 - 6 / 256) / np.sqrt(3 * 13 * 2 * 14 / 16**4)
@@ -68,4 +68,17 @@ def test_correlation_of_errors_by_hand(predictions: StoredPredictions) -> None:
 
 
 def test_some_members_only(predictions: StoredPredictions) -> None:
-    assert error_correlation(predictions, ["half", "a"]).members == ("half", "a")
+    found = error_correlation(read_alone(predictions))
+    some = found.among(["half", "a"])
+    assert some.members == ("half", "a")
+    assert some.by_voxel[0] == (found.by_voxel[2][2], found.by_voxel[2][0])
+
+
+def test_mean_correlation_with_the_others(predictions: StoredPredictions) -> None:
+    found = error_correlation(read_alone(predictions))
+    phi = found.by_voxel[0][2]
+    assert phi is not None
+    # of a: 1 with its copy, phi with half, none with one that is always right
+    assert found.with_others("a") == pytest.approx((1.0 + phi) / 2)
+    assert found.with_others("right") is None
+    assert found.among(["a"]).with_others("a") is None

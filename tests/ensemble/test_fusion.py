@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from overread.ensemble.fusion import FUSIONS, MajorityVote, SoftVote, StapleVote
+from overread.metrics.staple import BLOCK, staple
 
 
 def test_mean_by_hand() -> None:
@@ -110,6 +111,38 @@ def test_staple_of_several_classes() -> None:
     for own in ids:
         vote.add((np.arange(3)[:, None] == own).astype(np.float32))
     assert vote.mean().argmax(0).tolist() == [0, 1, 2, 2, 0, 0]
+
+
+def test_staple_is_that_of_each_class_against_the_rest() -> None:
+    """Blocks, odd sizes and more members than one byte has bits: against `metrics.staple` of whole masks."""
+    rng = np.random.default_rng(3)
+    truth = rng.integers(0, 3, BLOCK + 13)
+    members = [np.where(rng.uniform(size=truth.size) < 0.1, rng.integers(0, 3, truth.size), truth) for _ in range(9)]
+    vote = StapleVote()
+    for ids in members:
+        vote.add((np.arange(3)[:, None] == ids).astype(np.float32))
+    own = [staple(np.stack([ids == k for ids in members])).probabilities for k in (1, 2)]
+    expected = np.stack([(1 - own[0]) * (1 - own[1]), *own])
+    np.testing.assert_allclose(vote.mean(), expected / expected.sum(0), rtol=1e-4, atol=1e-7)
+
+
+def test_staple_holds_bits_and_the_result() -> None:
+    """Five members, two classes: 8 bytes of the result and 5 bits per voxel, and blocks."""
+    voxels = 1 << 20
+    rng = np.random.default_rng(0)
+    drawn = rng.uniform(size=voxels).astype(np.float32)
+    read = np.stack([1 - drawn, drawn])
+    tracemalloc.start()
+    vote = StapleVote()
+    for _ in range(5):
+        vote.add(read)
+        np.subtract(1, read, out=read)
+    found = vote.mean()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * voxels
+    # three of five, the first, third and fifth, were the same: they outvote the others
+    assert np.array_equal(found[1] > 0.5, drawn > 0.5)
 
 
 @pytest.mark.parametrize("name", sorted(FUSIONS))

@@ -1,10 +1,11 @@
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from overread.ensemble.candidates import StoredPredictions, dice_per_case
+from overread.ensemble.candidates import Costs, StoredPredictions, dice_per_case
 from overread.ensemble.greedy import (
     GreedySettings,
     Selection,
@@ -17,6 +18,11 @@ from overread.ensemble.greedy import (
 from overread.errors import UserError
 
 CASES, VOXELS = 10, 150
+
+
+def apart(costs: dict[str, float]) -> Costs:
+    """Members that share nothing."""
+    return {member: {member: cost} for member, cost in costs.items()}
 
 
 def drawn(
@@ -94,7 +100,7 @@ def test_standard_error_by_hand() -> None:
 def test_ties_go_to_members_already_in_then_to_the_cheaper(tmp_path: Path) -> None:
     same = {"dear": (1, 0.25), "cheap": (1, 0.25), "other": (2, 0.25)}
     predictions = drawn(tmp_path, same)
-    cost = {"dear": 9.0, "cheap": 1.0, "other": 1.0}
+    cost = apart({"dear": 9.0, "cheap": 1.0, "other": 1.0})
     found = select_greedily(predictions, GreedySettings(cost=cost, noise=0.0, rounds=6))
     assert "dear" not in found.votes
     assert found.cost == 2.0
@@ -104,14 +110,16 @@ def test_ties_go_to_members_already_in_then_to_the_cheaper(tmp_path: Path) -> No
 
 
 def test_a_member_already_in_costs_nothing_more() -> None:
-    settings = GreedySettings(cost={"in": 9.0, "new": 1.0, "worse": 0.0})
+    settings = GreedySettings(cost=apart({"in": 9.0, "new": 1.0, "worse": 0.0}))
     scores = {"new": np.array([0.5, 0.7]), "in": np.array([0.7, 0.5]), "worse": np.array([0.5, 0.6])}
     assert _best(scores, {"in": 1.0}, settings) == "in"
     assert _best(scores, {}, settings) == "new"
+    shared = GreedySettings(cost={"old": {"net": 5.0}, "in": {"net": 5.0}, "new": {"new": 1.0}, "worse": {}})
+    assert _best(scores, {"old": 1.0}, shared) == "in"  # its network is there already
 
 
 def test_budget(panel: StoredPredictions) -> None:
-    cost = {"twin": 2.0, "first": 5.0, "other": 4.0, "third": 3.0, "poor": 1.0}
+    cost = apart({"twin": 2.0, "first": 5.0, "other": 4.0, "third": 3.0, "poor": 1.0})
     found = select_greedily(panel, GreedySettings(cost=cost, budget=8.5))
     assert set(found.votes) == {"first", "third"}  # `other` gains more and would make it 9
     assert found.cost == 8.0
@@ -120,7 +128,7 @@ def test_budget(panel: StoredPredictions) -> None:
     with pytest.raises(UserError, match="a budget needs the cost"):
         GreedySettings(budget=3.0)
     with pytest.raises(UserError, match="twin, first has none"):
-        select_greedily(panel, GreedySettings(cost={"other": 1.0, "third": 1.0, "poor": 1.0}))
+        select_greedily(panel, GreedySettings(cost=apart({"other": 1.0, "third": 1.0, "poor": 1.0})))
 
 
 def test_least_members_are_taken_whatever_they_gain(panel: StoredPredictions) -> None:
@@ -129,7 +137,35 @@ def test_least_members_are_taken_whatever_they_gain(panel: StoredPredictions) ->
     assert set(found.votes.values()) == {1.0}
     everything = select_greedily(panel, GreedySettings(noise=1000.0, least=9))
     assert len(everything.votes) == 5
-    assert "no other member is left" in everything.ended
+    assert everything.ended.startswith("the best gain")
+
+
+def test_the_least_number_is_of_different_members_where_the_budget_fits_them(panel: StoredPredictions) -> None:
+    """`first` alone is best, but would leave 1: not enough for two others."""
+    cost = apart({"twin": 3.0, "first": 8.0, "other": 3.0, "third": 3.0, "poor": 3.0})
+    settings = GreedySettings(cost=cost, budget=9.0, least=3, noise=1000.0)
+    found = select_greedily(panel, settings)
+    assert len(found.votes) == 3
+    assert "first" not in found.votes
+    assert found.cost == 9.0
+    # of two networks only: the best fits beside the cheapest, and no third
+    cost = apart({"twin": 3.0, "first": 6.0, "other": 5.0, "third": 5.0, "poor": 5.0})
+    found = select_greedily(panel, GreedySettings(cost=cost, budget=9.5, least=3, noise=0.0))
+    assert set(found.votes) == {"first", "twin"}
+    assert found.ended.startswith("the budget fits 2 of at least 3 members; ")
+    # members of one network are paid once: all fit
+    one = {member: {"net": 9.0} for member in PANEL}
+    assert len(select_greedily(panel, GreedySettings(cost=one, budget=9.0, least=3)).votes) >= 3
+
+
+def test_members_taken_for_another_class_are_paid_and_count(panel: StoredPredictions) -> None:
+    cost = apart(dict.fromkeys(PANEL, 4.0))
+    settings = GreedySettings(cost=cost, budget=8.0, least=2, noise=0.0, taken=("poor", "third"))
+    found = select_greedily(panel, settings)
+    assert set(found.votes) <= {"poor", "third"}  # two of 4 are all the budget
+    assert next(iter(found.votes)) == "third"
+    assert set(select_greedily(panel, replace(settings, budget=None, cost=None, most=2)).votes) <= {"poor", "third"}
+    assert next(iter(select_greedily(panel, replace(settings, budget=12.0)).votes)) == "first"
 
 
 def test_settings_are_checked() -> None:
@@ -155,7 +191,10 @@ def test_per_class(tmp_path: Path) -> None:
     chosen = select_per_class(predictions, 3)
     assert {label: selection.votes for label, selection in chosen.items()} == {1: {"one": 1.0}, 2: {"two": 1.0}}
     weights = class_weights(chosen, 3)
-    assert {member: own.tolist() for member, own in weights.items()} == {"one": [0.5, 1, 0], "two": [0.5, 0, 1]}
+    # the other class has the least weight, 0.001; the background the mean of the classes
+    assert weights == {"one": (0.5005, 1.0, 0.001), "two": (0.5005, 0.001, 1.0)}
+    assert dice_per_case(predictions, weights) == [1.0] * 8
+    assert max(dice_per_case(predictions, {"one": 1.0})) < 1.0
 
 
 def test_json(panel: StoredPredictions) -> None:

@@ -173,6 +173,20 @@ def test_doubled_names_and_weights_of_zero_are_refused(tmp_path: Path, parts: Pa
     assert "one must have a weight above 0, but it is 0.0" in error.value.problems[1]
 
 
+def test_class_weights_are_kept_and_checked(tmp_path: Path, parts: Parts) -> None:
+    one, two = parts[0].members
+    apart = replace(parts[0], members=(replace(one, class_weights=(0.6, 1.0)), replace(two, class_weights=(0.4, 0.5))))
+    assert parts[0].fingerprint() != apart.fingerprint()
+    manifest = write(tmp_path / "package", parts, apart)
+    assert [member.vote for member in manifest.members] == [(0.6, 1.0), (0.4, 0.5)]
+    assert load_package(tmp_path / "package").manifest == manifest
+    for weights in ((1.0,), (1.0, 0.0), (1.0, float("inf"))):
+        with pytest.raises(UserError, match="one must have 2 class weights above 0"):
+            write(tmp_path / "other", parts, replace(apart, members=(replace(one, class_weights=weights), two)))
+    with pytest.raises(UserError, match="class weights need the fusion 'soft', but one has some under 'staple'"):
+        write(tmp_path / "other", parts, replace(apart, fusion="staple"))
+
+
 def test_folder_without_manifest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json must exist"):
         load_package(tmp_path)

@@ -68,6 +68,33 @@ def test_weights_of_members_count() -> None:
     assert reading.mask.tolist() == [[1, 0, 0, 2]]
 
 
+def per_class(package: DrawnPackage, *weights: tuple[float, ...]) -> DrawnPackage:
+    """The package with its members weighted per class: background, organ, lesion."""
+    members = zip(package.manifest.members, weights, strict=True)
+    package.manifest = replace(
+        package.manifest, members=tuple(replace(member, class_weights=own) for member, own in members)
+    )
+    return package
+
+
+def test_weights_per_class_by_hand() -> None:
+    drawings = (certain(FIRST), certain(SECOND))
+    reading = read(per_class(package_of(*drawings), (0.5, 1.0, 0.001), (0.5, 0.001, 1.0)))
+    # second voxel: 0.1 and 0.8 of the background, 0.8 and 0.1 of the organ, 0.1 and 0.1 of the lesion
+    votes = np.array([0.45, (0.8 + 0.001 * 0.1) / 1.001, 0.1])
+    np.testing.assert_allclose(reading.probabilities[:, 0, 1], votes / votes.sum(), rtol=1e-5)
+    assert reading.mask.tolist() == [[1, 1, 0, 2]]
+    assert read(per_class(package_of(*drawings), (0.5, 0.001, 1), (0.5, 1, 0.001))).mask.tolist() == [[1, 0, 0, 2]]
+
+
+def test_a_class_whose_voter_failed_is_left_to_the_others() -> None:
+    package = package_of(RuntimeError("broken"), certain(FIRST))
+    reading = read(per_class(package, (0.5, 1.0, 1.0), (0.5, 0.001, 0.001)))
+    assert reading.mask.tolist() == [[1, 1, 0, 2]]
+    assert reading.confidence.flag.startswith("member_failed:m1")
+    np.testing.assert_allclose(reading.probabilities, certain(FIRST), rtol=1e-5)
+
+
 def test_the_fusion_of_the_package_makes_the_mask_and_the_soft_vote_ranks() -> None:
     # second voxel: organ in two of three masks, the background surer in the third: 0.4 + 0.4 + 0.05 against 0.9
     drawings = [certain(FIRST, 0.4), certain(FIRST, 0.4), certain(SECOND, 0.9)]
@@ -278,9 +305,11 @@ def test_confidence_csv(tmp_path: Path) -> None:
     assert second[-2:] == ["", "1"]
 
 
-def peak_of(members: int, size: tuple[int, int]) -> int:
+def peak_of(members: int, size: tuple[int, int], *, apart: bool = False) -> int:
     drawn = np.full((2, *size), 0.5, np.float32)
     package = drawn_package(size, ("background", "organ"), {f"m{i}": {"main": drawn} for i in range(members)})
+    if apart:
+        per_class(package, *[(0.5, 1.0)] * members)
     image = grey(size)
     tracemalloc.start()
     read_case(package, image, "cpu", case_id="a")
@@ -289,9 +318,10 @@ def peak_of(members: int, size: tuple[int, int]) -> int:
     return peak
 
 
-def test_peak_memory_does_not_grow_with_members() -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_peak_memory_does_not_grow_with_members(apart: bool) -> None:
     size = (512, 512)
-    peak_of(2, (64, 64))  # imports and caches
+    peak_of(2, (64, 64), apart=apart)  # imports and caches
     voxels = size[0] * size[1]
     # six more members may cost six bit-packed masks and nothing near six more probability maps (8 bytes a voxel)
-    assert peak_of(8, size) - peak_of(2, size) < 6 * voxels / 8 + voxels
+    assert peak_of(8, size, apart=apart) - peak_of(2, size, apart=apart) < 6 * voxels / 8 + voxels

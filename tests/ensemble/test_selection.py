@@ -149,6 +149,18 @@ def test_baseline_is_the_trial_marked_so(outcomes: Outcomes) -> None:
     assert baseline.name == next(m.name for m in select_winners(outcomes) if m.trial_id == "t2")
 
 
+def test_votes_of_a_greedy_selection_are_shares_of_the_most(outcomes: Outcomes) -> None:
+    first, second = [(m.trial_id, m.variant) for m in select_winners(outcomes, k=2)]
+    members = select_winners(outcomes, votes={first: 1.0, second: 4.0})
+    assert [(m.weight, m.class_weights) for m in members] == [(0.25, ()), (1.0, ())]
+    apart = select_winners(outcomes, votes={first: (0.75, 1.0, 0.5), second: (0.5, 0.001, 1.0)})
+    assert [m.vote for m in apart] == [(0.75, 1.0, 0.5), (0.5, 0.001, 1.0)]
+    assert [m.weight for m in apart] == [0.75, 0.5]  # shown beside them: that of the background
+    rule = selection_rule(2, votes={("t", "main"): (0.75, 1.0, 0.5)})
+    assert rule.startswith("greedy selection with replacement for each class")
+    assert rule.endswith("votes: t main (0.75 / 1 / 0.5)")
+
+
 def test_rule_in_words() -> None:
     assert "at most 4, none more than 0.02 below" in selection_rule(4, 0.02)
     assert selection_rule(chosen=[("t1", "main")]) == "chosen by hand: t1 main"

@@ -19,7 +19,8 @@ from overread.data.store import open_case
 from overread.errors import UserError
 from overread.pipeline.calibrating import calibrate
 from overread.pipeline.prediction import predict_folder
-from overread.pipeline.selecting import describe, imported_of, select, votes_of
+from overread.pipeline.selecting import describe, select
+from overread.pipeline.selection_report import brought, imported_of, votes_of
 from overread.pipeline.stages import Run, assemble, begin, conclude, import_folders, open_run, read_locked
 from overread.pipeline.summary import summarise_run
 from overread.records import Prepared, Winners
@@ -77,6 +78,17 @@ def test_contributions_of_given_members_are_measured(two_networks: Run, person: 
     names = [row.name for row in report.comparison]
     assert names == ["best single", "all", "without imported"]
     assert report.comparison[0].votes == {"person": 1.0}
+    with two_networks.folder.members.open() as lines:
+        rows = {row["member"]: row for row in csv.DictReader(lines)}
+    assert set(rows) == set(alone)
+    assert rows["person"]["dice_alone"] == "1"
+    assert rows["person"]["error_correlation"] == ""  # it has no errors
+    assert rows["t0:main"]["error_correlation"] == rows["t0:main"]["error_correlation_t1:main"]
+    found = brought(two_networks.folder, winners)
+    assert {name: own.contribution for name, own in found.items()} == {
+        {"t0:main": "unet-t0", "t1:main": "unet-t1"}.get(row.member, row.member): row.contribution
+        for row in report.contributions
+    }
 
 
 def test_greedy_selection_takes_a_person_as_any_candidate(two_networks: Run, person: Path) -> None:

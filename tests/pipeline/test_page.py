@@ -124,6 +124,19 @@ def test_pictures_come_from_the_views_that_are_there(tmp_path: Path) -> None:
         assert expected in (tmp_path / "report.html").read_text()
 
 
+def test_the_plan_counts_the_failures_that_the_user_means(tmp_path: Path) -> None:
+    judge = judgement()
+    read = results(known(2, 20, "n"), judge, truth=True)
+    dice = [result.dice or 0.0 for result in read]
+    summary = summarise_run("set", MANIFEST, read, seconds={}, trials={}, failure_dice=0.6)
+    for given, threshold in ((None, 0.6), (0.8, 0.8)):
+        write_page(tmp_path / "report.html", MANIFEST, read, tmp_path, summary, failure_dice=given)
+        data = json.loads((tmp_path / "report.html").read_text().split('id="data">')[1].split("</script>")[0])
+        plan = data["plans"]["relation_confidence"]
+        assert plan["failure_dice"] == threshold
+        assert plan["failures"] == sum(value < threshold for value in dice)
+
+
 @pytest.mark.parametrize("truth", [True, False])
 def test_the_plan_is_of_the_true_dice_or_of_the_predicted(tmp_path: Path, truth: bool) -> None:
     judge = judgement()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,19 @@ import pytest
 import torch
 
 from overread.architectures import build_segmenter
+from overread.architectures.contract import count_parameters
 from overread.data.prepare import serial_map
 from overread.data.store import open_case
-from overread.ensemble.selection import shortlist
+from overread.ensemble.candidates import StoredPredictions, cost_of
+from overread.ensemble.greedy import Selection
+from overread.ensemble.selection import Candidate, shortlist
 from overread.errors import UserError
 from overread.metrics.overlap import case_dice
 from overread.pipeline.folders import RunFolder, RunRecord
-from overread.pipeline.selecting import SelectionReport, select, selection_grids, votes_of
+from overread.pipeline.selecting import _cost, describe, select
+from overread.pipeline.selection_report import SelectionReport, brought, selection_grids, votes_of
 from overread.pipeline.stages import Run, assemble
-from overread.records import PrepareSettings, TrialOutcome, VariantScore
+from overread.records import PrepareSettings, TrialConfig, TrialOutcome, VariantScore
 from overread.search.leaderboard import read_outcomes
 from overread.testing.tiny import tiny_architecture, tiny_config, tiny_prepared
 from overread.tracking.runs import Tracker
@@ -106,8 +111,78 @@ def test_budget_in_parameters(run: Run) -> None:
     report = select(run, serial_map, most=3, cost="parameters", budget=150.0)
     assert len(report.selection.votes) == 1
     assert report.selection.cost == 100.0
+    assert report.selection.ended.startswith("the budget fits 1 of at least 3 members; ")
+    rows = {row.name: row for row in report.comparison}
+    assert [(len(rows[name].votes), rows[name].cost) for name in ("greedy", "top 3", "all")] == [
+        (1, 100.0), (1, 100.0), (3, 300.0),
+    ]  # fmt: skip
     with pytest.raises(UserError, match=r"50 is below the cheapest \(100\)"):
         select(run, serial_map, most=3, cost="parameters", budget=50.0)
+
+
+def candidate(trial: str, variant: str, config: TrialConfig, parameters: int, seconds: float) -> Candidate:
+    score = VariantScore(variant=variant, dice=0.5, dice_per_class={}, cases=1, seconds_per_case=seconds)
+    outcome = TrialOutcome(trial_id=trial, config=config, state="finished", variants=(score,), parameters=parameters)
+    return Candidate(outcome, score, Path("nowhere"))
+
+
+def test_a_level_pays_for_itself_and_variants_of_one_network_pay_once() -> None:
+    options = {"width": 2, "level": 3, "deep_supervision": True, "inference": "accurate"}
+    config = tiny_config(architecture="unet_sharp", options=options)
+    whole = build_segmenter(config)
+    parameters = count_parameters(whole)
+    level = count_parameters(
+        build_segmenter(replace(config, options=options | {"level": 1, "deep_supervision": False}))
+    )
+    assert level < parameters / 2
+    names = {"t": ["main", "accurate", "level_1"], "other": ["main", "level_1"]}
+    found = {f"{t}:{v}": candidate(t, v, config, parameters, 0.25) for t, own in names.items() for v in own}
+    costs = {name: _cost(name, c, "parameters") for name, c in found.items()}
+    assert cost_of(["t:main"], costs) == cost_of(["t:main", "t:accurate"], costs) == parameters
+    assert cost_of(["t:level_1"], costs) == level
+    assert cost_of(["t:main", "t:level_1"], costs) == parameters + level  # the package stores both
+    assert cost_of(["t:main", "other:main", "other:level_1"], costs) == 2 * parameters + level
+    # each variant is read apart
+    times = {name: _cost(name, c, "ms") for name, c in found.items()}
+    assert cost_of(["t:main", "t:accurate", "t:level_1"], times) == 750.0
+
+
+def test_no_candidate_is_read_again_for_the_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from overread.pipeline import selecting
+
+    read: dict[tuple[str, str], int] = {}
+    plain = StoredPredictions.probabilities
+
+    def counted(stored: StoredPredictions, member: str, case: str) -> np.ndarray:
+        read[member, case] = read.get((member, case), 0) + 1
+        return plain(stored, member, case)
+
+    monkeypatch.setattr(StoredPredictions, "probabilities", counted)
+    monkeypatch.setattr(selecting, "select_greedily", lambda *_: one)
+    one = Selection(votes={"t0:main": 1.0}, dice=0.5, rounds=(), cost=None, ended="given")
+    select(run, serial_map, most=1)
+    # each alone, and all together: one of three is greedy's choice, the top 1 and the best single
+    assert set(read.values()) == {2}
+
+
+def test_a_selection_per_class_weights_the_winners(run: Run) -> None:
+    report = select(run, serial_map, most=2, per_class=True)
+    (label,) = report.per_class
+    assert label == "square"
+    assert SelectionReport.load(run.folder.selection) == report
+    # one foreground class: its votes, the highest of them 1
+    votes = report.per_class[label].votes
+    assert report.selection.votes == votes
+    assert {name: own[1] for name, own in report.class_weights.items()} == {
+        name: pytest.approx(vote / max(votes.values())) for name, vote in votes.items()
+    }
+    greedy = next(row for row in report.comparison if row.name == "greedy per class")
+    assert greedy.dice.mean == pytest.approx(report.selection.dice)
+    winners, manifest = assemble(run, top=2, votes=votes_of(report))
+    assert {f"{m.trial_id}:{m.variant}": m.class_weights for m in manifest.members} == report.class_weights
+    assert set(brought(run.folder, winners)) == {member.name for member in winners.members}
+    other, _ = assemble(run, top=2, votes=dict.fromkeys(votes_of(report), 1.0))
+    assert brought(run.folder, other) == {}  # the same members with other votes bring something else
 
 
 def test_tables_and_names(run: Run) -> None:
@@ -127,8 +202,23 @@ def test_the_shortlist_is_of_one_fold_and_has_no_reading_twice(run: Run) -> None
     found = [candidate.choice for candidate in shortlist(changed, 9)]
     assert found == [("broken", "main"), ("t0", "main"), ("t1", "main")]
     assert len(shortlist(changed, 2)) == 2
+    assert [c.choice for c in shortlist(changed, 9, one_fold=False)] == [*found, ("t2", "main")]
     with pytest.raises(UserError, match="at least one finished trial"):
         shortlist({}, 9)
+
+
+def test_members_named_by_people_are_described(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    winners, _ = assemble(run, top=2, chosen=(("t0", "main"), ("t1", "main")))
+    report = describe(run, winners, serial_map)
+    assert report is not None
+    assert SelectionReport.load(run.folder.selection) == report
+    assert [row.member for row in report.contributions] == ["t0:main", "t1:main"]
+    assert [row.name for row in report.comparison] == ["best single", "all"]
+    assert set(brought(run.folder, winners)) == {member.name for member in winners.members}
+    with pytest.MonkeyPatch.context() as patched, caplog.at_level(logging.WARNING, logger="overread"):
+        patched.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+        assert describe(run, winners, lambda *_: pytest.fail("must not read")) is None
+    assert "contributions are not measured" in caplog.text
 
 
 def test_a_full_disk_is_told_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

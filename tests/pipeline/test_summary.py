@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 
 from overread.confidence.judgement import Judgement
+from overread.metrics.summary import Summary
 from overread.pipeline.reading import CaseResult
-from overread.pipeline.summary import RunSummary, summarise_run
-from overread.records import CaseConfidence, Manifest, Member, Preprocessing, TrialConfig
+from overread.pipeline.selection_report import Brought
+from overread.pipeline.summary import BASELINE, BEST_MEMBER, ORACLE_MEMBER, RunSummary, summarise_run
+from overread.records import CaseConfidence, ImportedMember, Manifest, Member, Preprocessing, TrialConfig
 
 CONFIG = TrialConfig(architecture="unet", options={}, in_channels=1, classes=2, patch_size=(16, 16), steps=1)
 
@@ -95,9 +97,32 @@ def test_normal_cases_stand_apart() -> None:
 
 
 def test_differences_are_paired() -> None:
-    # The best member by locked Dice is b: differences 0.2, 0.1, -0.3, 0.
-    assert SUMMARY.differences["ensemble_minus_best_member"].mean == pytest.approx(0.0)
-    assert SUMMARY.differences["ensemble_minus_baseline"].mean == pytest.approx((0.3 + 0.2 + 0.2 + 0.0) / 4)
+    # The best member by validation Dice is a (0.8 to 0.7): differences 0.1, 0, 0, 0.
+    assert SUMMARY.differences[BEST_MEMBER].mean == pytest.approx(0.025)
+    # That by locked Dice is b (0.525 to 0.5), which nobody could know: 0.2, 0.1, -0.3, 0.
+    assert SUMMARY.differences[ORACLE_MEMBER].mean == pytest.approx(0.0)
+    assert SUMMARY.differences[BASELINE].mean == pytest.approx((0.3 + 0.2 + 0.2 + 0.0) / 4)
+
+
+def test_a_member_without_validation_cases_is_no_choice_of_a_user() -> None:
+    person = ImportedMember(name="b", folder="", sha256="", cases=4, validation_dice=None)
+    only = summarise_run("set", replace(MANIFEST, members=(), imported=(person,)), RESULTS, seconds={}, trials={})
+    assert set(only.differences) == {BASELINE, ORACLE_MEMBER}
+
+
+def test_what_members_bring_stands_beside_their_dice() -> None:
+    nothing = Summary(mean=0.01, sd=None, n=2, low=-0.01, high=0.03)
+    brought = {"a": Brought(contribution=nothing, error_correlation=0.4)}
+    found = summarise_run("set", MANIFEST, RESULTS, seconds={}, trials={}, brought=brought)
+    assert [(m.contribution, m.error_correlation) for m in found.members] == [(nothing, 0.4), (None, None)]
+
+
+def test_a_failure_is_what_the_user_says() -> None:
+    # Dice 0.9, 0.8, 0.4 and 0
+    for threshold, failures in ((0.7, 2), (0.3, 1), (0.85, 3)):
+        found = summarise_run("set", MANIFEST, RESULTS, seconds={}, trials={}, failure_dice=threshold)
+        assert {f.failures for f in found.failure.values()} == {failures}
+        assert {f.failure_dice for f in found.failure.values()} == {threshold}
 
 
 def test_flagged_cases_have_no_place_in_the_correlation() -> None:

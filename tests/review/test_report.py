@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from overread.confidence.coverage import correlation, coverage_curve
-from overread.metrics.summary import split_by_foreground, summarise
+from overread.metrics.summary import Summary, split_by_foreground, summarise
 from overread.records import CaseConfidence
 from overread.review.page_data import PictureLimits
 from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
@@ -143,6 +143,17 @@ def test_the_page_says_the_figures_with_their_n(tmp_path: Path) -> None:
     assert "relation confidence 1.000" in words  # Spearman: three cases in the same order
     assert "unet-1 unet main 1 0.800 0.750" in words
     assert "measured twice" in words
+
+
+def test_what_members_bring_stands_in_their_table(tmp_path: Path) -> None:
+    assert "contribution" not in written(tmp_path, full()).words
+    (member,) = full().members
+    gain = Summary(mean=0.0123, sd=None, n=4, low=-0.005, high=0.03)
+    brings = replace(member, contribution=gain, error_correlation=0.375, class_weights=(0.75, 1.0, 0.5))
+    other = replace(member, name="person")
+    words = written(tmp_path, replace(full(), members=[brings, other])).words
+    assert "locked Dice contribution 95 % interval error correlation" in words
+    assert "unet-1 unet main 0.75 / 1 / 0.5 0.800 0.750 0.012 -0.005 to 0.030 0.375" in words
 
 
 def test_nothing_is_fetched(tmp_path: Path) -> None:

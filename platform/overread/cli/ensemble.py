@@ -11,6 +11,8 @@ from overread.cli._session import working
 from overread.errors import UserError
 from overread.records import FusionName
 
+OUT_OF_FOLD_HELP = "With greedy: train the candidates for the other folds too, select on the cases of all folds."
+
 
 @click.command()
 @_options.out
@@ -19,11 +21,12 @@ from overread.records import FusionName
 @click.option("--tagged", is_flag=True, help="Take the trials tagged winner=true in MLflow instead of the best ones.")
 @click.option(
     "--select",
-    type=click.Choice(["rule", "greedy"]),
+    type=click.Choice(["rule", "greedy", "greedy-per-class"]),
     default="rule",
     show_default=True,
-    help="By validation Dice of each alone, or greedily by that of the ensemble.",
+    help="By validation Dice of each alone, or greedily by that of the ensemble, or by that of each class.",
 )
+@click.option("--out-of-fold", is_flag=True, help=OUT_OF_FOLD_HELP)
 @click.option("--cost", type=click.Choice(["ms", "parameters"]), default="ms", show_default=True, help="Of --budget.")
 @click.option("--budget", type=click.FloatRange(0, min_open=True), help="With greedy: most cost per case.")
 @click.option(
@@ -43,6 +46,7 @@ def ensemble(
     coverage: float,
     tagged: bool,
     select: str,
+    out_of_fold: bool,
     cost: str,
     budget: float | None,
     fusion: FusionName,
@@ -56,23 +60,28 @@ def ensemble(
 
     Members are chosen by validation Dice only. The package then reads the validation fold, which its predicted Dice is
     fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
-    locked split with it.
+    locked split with it. What each member brings to the ensemble on the validation cases, and how alike the members'
+    errors are, stands in OUT/members.csv.
 
     --member adds readings that exist already: masks or probabilities of nnU-Net, MONAI, MIST, TotalSegmentator or a
     person, at any spacing and orientation, for the validation, calibration and locked cases by their names. A case
     without one is flagged. They must not have been trained on these cases.
     """
     from overread.cli._tables import show
-    from overread.pipeline import calibrating, choosing, selecting, stages
+    from overread.pipeline import calibrating, choosing, selecting, selection_report, stages
     from overread.pipeline.folders import RunFolder
     from overread.pipeline.winners import read_chosen
 
     if tagged and members:
         raise UserError("--tagged and --members exclude each other, but both were given: give one")
-    if select == "greedy" and (tagged or members):
-        raise UserError("--select greedy excludes --tagged and --members, but both were given: give one")
-    if budget is not None and select != "greedy":
-        raise UserError("--budget needs --select greedy, but that was not given: add it")
+    greedy, per_class = select != "rule", select == "greedy-per-class"
+    if greedy and (tagged or members):
+        raise UserError(f"--select {select} excludes --tagged and --members, but both were given: give one")
+    if not greedy and (budget is not None or out_of_fold):
+        option = "--out-of-fold" if out_of_fold else "--budget"
+        raise UserError(f"{option} needs --select greedy, but that was not given: add it")
+    if per_class and fusion != "soft":
+        raise UserError(f"--select {select} needs --fusion soft, which has weights per class, but got {fusion}")
     folder = RunFolder(out.resolve())
     chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
     given = _options.named_folders("--member", folders)
@@ -80,13 +89,26 @@ def ensemble(
         run, gpus = stages.open_run(folder, map_cases), stages.search_gpus(folder)
         imported = stages.import_folders(run, given, map_cases) if given else ()
         votes = None
-        if select == "greedy":
-            found = selecting.select(run, map_cases, most=top, cost=cost, budget=budget, gpus=gpus, imported=imported)
-            votes, imported = selecting.votes_of(found), selecting.imported_of(found, imported)
-            show(selecting.selection_grids(found))
+        if greedy:
+            found = selecting.select(
+                run,
+                map_cases,
+                most=top,
+                cost=cost,
+                budget=budget,
+                per_class=per_class,
+                out_of_fold=out_of_fold,
+                gpus=gpus,
+                imported=imported,
+            )
+            votes, imported = selection_report.votes_of(found), selection_report.imported_of(found, imported)
+            show(selection_report.selection_grids(found))
         winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes, fusion=fusion, imported=imported)
-        if imported and votes is None and (described := selecting.describe(run, winners, map_cases, gpus=gpus)):
-            show(selecting.selection_grids(described)[1:])
+        described = None
+        if votes is None and (imported or not no_calibration):
+            described = selecting.describe(run, winners, map_cases, gpus=gpus)
+        if described is not None:
+            show(selection_report.selection_grids(described)[1:])
         judged = None
         if not no_calibration:
             judged = calibrating.calibrate(run, map_cases, coverage=coverage, gpus=gpus)

@@ -1,25 +1,29 @@
 """Validation predictions of the candidates for an ensemble, one array at a time, and the Dice of any choice of them.
 
-A choice is a dict of votes by member name (how often a member was taken, or its weight). Never more than one member's
-probabilities are in memory beside the running vote.
+A choice is a dict of votes by member name: how often a member was taken, or its weight, or a weight per class. Never
+more than one member's probabilities are in memory beside the running vote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from overread.ensemble.fusion import Probabilities, SoftVote
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.metrics.overlap import Ids, case_dice
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
+from overread.records import Vote
 
-Votes = Mapping[str, float]
+Votes = Mapping[str, Vote]
+Costs = Mapping[str, Mapping[str, float]]
+"""By member: what each part that it needs costs per case (milliseconds, parameters). Parts of one name are shared."""
 
 
 class Predictions(Protocol):
@@ -98,9 +102,69 @@ def fused(predictions: Predictions, votes: Votes, case: str) -> Probabilities:
     return vote.mean()
 
 
-def dice_per_case(predictions: Predictions, votes: Votes, label: int | None = None) -> list[float]:
-    """Return the Dice of a choice on every case."""
+def dice_per_case(
+    predictions: Predictions, votes: Votes, label: int | None = None, alone: Alone | None = None
+) -> list[float]:
+    """Return the Dice of a choice on every case; that of one member is taken from `alone`, where that is given."""
+    if alone is not None and label is None and len(votes) == 1:
+        return alone.of(next(iter(votes)))
     return [dice_of(fused(predictions, votes, case), predictions.truth(case), label) for case in predictions.cases]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Every candidate by itself, read once for all tables."""
+
+    members: tuple[str, ...]
+    dice: NDArray[np.float64]
+    """(M, cases) class-mean Dice."""
+    wrong: NDArray[np.int64]
+    """(M, M) voxels of all cases at which both members are wrong."""
+    voxels: int
+    """Of all cases."""
+
+    def of(self, member: str) -> list[float]:
+        """Return the Dice of a member on every case."""
+        return [float(value) for value in self.dice[self.members.index(member)]]
+
+    def ranked(self) -> list[str]:
+        """Return the members by falling mean Dice; ties go by their order."""
+        means = self.dice.mean(1)
+        return [self.members[place] for place in sorted(range(len(means)), key=lambda place: -means[place])]
+
+
+def read_alone(predictions: Predictions) -> Alone:
+    """Read every candidate on every case, once; memory is one bit per voxel and member of a case."""
+    names = tuple(predictions.members)
+    dice = np.zeros((len(names), len(predictions.cases)))
+    both = np.zeros((len(names), len(names)), np.int64)
+    voxels = 0
+    for column, case in enumerate(predictions.cases):
+        truth = predictions.truth(case)
+        wrong = []
+        for row, member in enumerate(names):
+            probabilities = predictions.probabilities(member, case)
+            dice[row, column] = dice_of(probabilities, truth, None)
+            wrong.append(np.packbits(np.argmax(probabilities, axis=0) != truth))
+        voxels += truth.size
+        for i, first in enumerate(wrong):
+            for j in range(i, len(names)):
+                both[i, j] = both[j, i] = both[i, j] + int(np.bitwise_count(first & wrong[j]).sum(dtype=np.int64))
+    return Alone(names, dice, both, voxels)
+
+
+def cost_of(members: Iterable[str], costs: Costs) -> float:
+    """Return what members cost together: each part once, however many members read with it.
+
+    >>> cost_of(["a", "b"], {"a": {"network": 5.0}, "b": {"network": 5.0, "head": 1.0}})
+    6.0
+    """
+    return sum({part: value for member in members for part, value in costs[member].items()}.values())
+
+
+def fits(members: Iterable[str], costs: Costs | None, budget: float | None) -> bool:
+    """Return whether members cost no more than the budget together; without one anything fits."""
+    return budget is None or costs is None or cost_of(members, costs) <= budget + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +172,7 @@ class ChoiceRow(JsonRecord):
     """One choice in a comparison."""
 
     name: str
-    votes: dict[str, float]
+    votes: dict[str, Vote]
     dice: Summary
     against_single: Summary
     """Paired difference to the best single member."""
@@ -116,30 +180,42 @@ class ChoiceRow(JsonRecord):
 
 
 def compare_choices(
-    predictions: Predictions, choices: Mapping[str, Votes], cost: Mapping[str, float] | None = None
+    predictions: Predictions,
+    choices: Mapping[str, Votes],
+    alone: Alone,
+    costs: Costs | None = None,
+    budget: float | None = None,
 ) -> tuple[ChoiceRow, ...]:
-    """Return the best single member, then `choices`, each with its Dice and interval by group.
+    """Return the best single member that fits the budget, then `choices`, each with its Dice and interval by group.
 
     On the cases that choices were made by, the best of them is flattered: hold them against each other on other cases.
     """
-    singles = {member: dice_per_case(predictions, {member: 1.0}) for member in predictions.members}
-    best = max(singles, key=lambda member: float(np.mean(singles[member])))
+    best = top_k(alone, 1, costs, budget)
+    single = dice_per_case(predictions, best, alone=alone)
     rows = []
-    for name, votes in {"best single": {best: 1.0}, **choices}.items():
-        dice = dice_per_case(predictions, votes)
+    for name, votes in {"best single": best, **choices}.items():
+        dice = dice_per_case(predictions, votes, alone=alone)
         rows.append(
             ChoiceRow(
                 name=name,
                 votes=dict(votes),
                 dice=summarise(dice, groups=predictions.groups),
-                against_single=paired_bootstrap(dice, singles[best], groups=predictions.groups),
-                cost=sum(cost[member] for member in votes) if cost is not None else None,
+                against_single=paired_bootstrap(dice, single, groups=predictions.groups),
+                cost=cost_of(votes, costs) if costs is not None else None,
             )
         )
     return tuple(rows)
 
 
-def top_k(predictions: Predictions, k: int) -> dict[str, float]:
-    """Return one vote each for the k members of highest mean Dice; ties go by the order of the members."""
-    dice = {member: float(np.mean(dice_per_case(predictions, {member: 1.0}))) for member in predictions.members}
-    return dict.fromkeys(sorted(dice, key=lambda member: -dice[member])[:k], 1.0)
+def top_k(alone: Alone, k: int, costs: Costs | None = None, budget: float | None = None) -> dict[str, Vote]:
+    """Return one vote each for the k members of highest mean Dice; ties go by the order of the members.
+
+    With a budget: from the best down, every member that still fits beside those taken, k at the most.
+    """
+    taken: list[str] = []
+    for member in alone.ranked():
+        if len(taken) < k and fits([*taken, member], costs, budget):
+            taken.append(member)
+    if not taken:
+        raise UserError(f"the budget must fit a member, but {budget:g} fits none: give more")
+    return dict.fromkeys(taken, 1.0)

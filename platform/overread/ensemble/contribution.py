@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from overread.ensemble.candidates import Predictions, Votes, dice_of, dice_per_case
+from overread.ensemble.candidates import Alone, Predictions, Votes, dice_per_case
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
+from overread.records import Vote
 
 Matrix = tuple[tuple[float | None, ...], ...]
 
@@ -20,7 +21,7 @@ class Contribution(JsonRecord):
     """One member of a choice."""
 
     member: str
-    votes: float
+    votes: Vote
     alone: Summary
     """Dice of the member alone."""
     contribution: Summary
@@ -37,17 +38,33 @@ class ErrorCorrelation(JsonRecord):
     by_voxel: Matrix
     """Correlation (phi) of being wrong at a voxel, over all voxels of all cases: what a vote cannot repair."""
 
+    def among(self, members: Sequence[str]) -> ErrorCorrelation:
+        """Return the part of the matrices that is of these members."""
+        places = [self.members.index(member) for member in members]
+        by_case, by_voxel = (
+            tuple(tuple(matrix[i][j] for j in places) for i in places) for matrix in (self.by_case, self.by_voxel)
+        )
+        return ErrorCorrelation(members=tuple(members), by_case=by_case, by_voxel=by_voxel)
 
-def contributions(predictions: Predictions, votes: Votes) -> tuple[Contribution, ...]:
+    def with_others(self, member: str) -> float | None:
+        """Return the mean correlation by voxel with the other members; None where there is none to speak of."""
+        place = self.members.index(member)
+        others = [v for j, v in enumerate(self.by_voxel[place]) if j != place and v is not None]
+        return sum(others) / len(others) if others else None
+
+
+def contributions(predictions: Predictions, votes: Votes, alone: Alone) -> tuple[Contribution, ...]:
     """Return a row per member of a choice, with intervals by group."""
-    together = dice_per_case(predictions, votes)
+    together = dice_per_case(predictions, votes, alone=alone)
     without = {member: {name: own for name, own in votes.items() if name != member} for member in votes}
     return tuple(
         Contribution(
             member=member,
             votes=weight,
-            alone=summarise(dice_per_case(predictions, {member: 1.0}), groups=predictions.groups),
-            contribution=paired_bootstrap(together, dice_per_case(predictions, rest), groups=predictions.groups)
+            alone=summarise(alone.of(member), groups=predictions.groups),
+            contribution=paired_bootstrap(
+                together, dice_per_case(predictions, rest, alone=alone), groups=predictions.groups
+            )
             if (rest := without[member])
             else summarise([]),
         )
@@ -55,28 +72,14 @@ def contributions(predictions: Predictions, votes: Votes) -> tuple[Contribution,
     )
 
 
-def error_correlation(predictions: Predictions, members: Sequence[str] | None = None) -> ErrorCorrelation:
-    """Return how alike the errors of members (None: all) are; memory is one bit per voxel and member of a case."""
-    names = tuple(predictions.members if members is None else members)
-    risk = np.zeros((len(names), len(predictions.cases)))
-    both = np.zeros((len(names), len(names)))
-    voxels = 0
-    for column, case in enumerate(predictions.cases):
-        truth = predictions.truth(case)
-        wrong = []
-        for row, member in enumerate(names):
-            probabilities = predictions.probabilities(member, case)
-            risk[row, column] = 1 - dice_of(probabilities, truth, None)
-            wrong.append(np.packbits(np.argmax(probabilities, axis=0) != truth))
-        voxels += truth.size
-        for i, first in enumerate(wrong):
-            for j in range(i, len(names)):
-                both[i, j] = both[j, i] = both[i, j] + int(np.bitwise_count(first & wrong[j]).sum(dtype=np.int64))
-    share = np.diagonal(both) / voxels
-    covariance = both / voxels - np.outer(share, share)
+def error_correlation(alone: Alone) -> ErrorCorrelation:
+    """Return how alike the errors of all members are."""
+    share = np.diagonal(alone.wrong) / alone.voxels
+    covariance = alone.wrong / alone.voxels - np.outer(share, share)
+    risk = 1 - alone.dice
     centred = risk - risk.mean(1, keepdims=True)
     by_case = centred @ centred.T / risk.shape[1]
-    return ErrorCorrelation(members=names, by_case=_correlation(by_case), by_voxel=_correlation(covariance))
+    return ErrorCorrelation(members=alone.members, by_case=_correlation(by_case), by_voxel=_correlation(covariance))
 
 
 def _correlation(covariance: NDArray[np.float64]) -> Matrix:

@@ -1,22 +1,21 @@
 """Fusion of the members' probabilities: soft vote, majority and STAPLE, one member added at a time.
 
 Each gives probabilities (K, *S) that sum to 1, whose argmax is the mask (ties go to the lower id). Members are never
-stacked as float maps: a vote keeps one array, STAPLE one bit per voxel, foreground class and member, and one byte per
-voxel and member while it fuses a class.
+stacked as float maps: a vote keeps one array, STAPLE one bit per voxel, foreground class and member beside the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overread.metrics.staple import staple
+from overread.metrics.staple import Codes, blocks, code_type, fit_trust
 
 Probabilities = NDArray[np.float32]
-Weight = float | NDArray[np.float32]
+Weight = float | Sequence[float] | NDArray[np.float32]
 
 
 class Fusion(Protocol):
@@ -43,7 +42,7 @@ class SoftVote:
 
     def __init__(self) -> None:
         self._mean: Probabilities | None = None
-        self._weight: Weight = 0.0
+        self._weight: float | NDArray[np.float32] = 0.0
 
     def add(self, probabilities: Probabilities, weight: Weight = 1.0) -> None:
         """Add one member's probabilities; shapes must be equal (`ValueError`).
@@ -53,6 +52,7 @@ class SoftVote:
         """
         if not (np.min(weight) >= 0 and np.max(weight) > 0):
             raise ValueError(f"the weight of a member must be above 0, but got {weight}")
+        weight = weight if isinstance(weight, float | int) else np.asarray(weight, np.float32)
         self._weight = self._weight + weight
         if self._mean is None:
             self._mean = np.array(probabilities, dtype=np.float32)
@@ -72,7 +72,8 @@ class SoftVote:
         if np.ndim(self._weight) == 0:
             return self._mean
         apart = self._mean * np.greater(self._weight, 0).reshape(-1, *(1,) * (self._mean.ndim - 1))
-        return apart / np.maximum(apart.sum(0), np.finfo(np.float32).tiny)
+        apart /= np.maximum(apart.sum(0), np.finfo(np.float32).tiny)
+        return apart
 
 
 class MajorityVote:
@@ -113,7 +114,8 @@ class StapleVote:
     """STAPLE (`metrics.staple`) of the members' masks, each foreground class against the rest.
 
     The background is the chance that no class is there, prod (1 - p_k), and all are divided by their sum. Weights are
-    not used: STAPLE finds how far each member can be trusted.
+    not used: STAPLE finds how far each member can be trusted. Members' decisions are packed, unpacked, counted by
+    pattern and looked up in blocks of voxels: in memory are the bits and the result (K, *S) and no other whole map.
     """
 
     def __init__(self) -> None:
@@ -126,22 +128,38 @@ class StapleVote:
         if self._masks and probabilities.shape != self._shape:
             raise ValueError(f"members must read one shape {self._shape}, but one gave {probabilities.shape}")
         self._shape = probabilities.shape
-        ids = np.argmax(probabilities, axis=0).ravel()
-        self._masks.append(np.stack([np.packbits(ids == k) for k in range(1, len(probabilities))]))
+        flat = probabilities.reshape(len(probabilities), -1)
+        bits = np.empty((len(flat) - 1, -(-flat.shape[1] // 8)), np.uint8)
+        for place in blocks(flat.shape[1]):
+            ids = np.argmax(flat[:, place], axis=0)  # of whole maps it takes 16 bytes a voxel
+            for k in range(1, len(flat)):
+                bits[k - 1, place.start // 8 : -(-place.stop // 8)] = np.packbits(ids == k)
+        self._masks.append(bits)
 
     def mean(self) -> Probabilities:
         """Return the probabilities (K, *S) float32; `ValueError` before the first member."""
         if not self._masks:
             raise _nothing()
-        classes, *grid = self._shape
-        found = np.empty(self._shape, np.float32)
+        classes, voxels = self._shape[0], int(np.prod(self._shape[1:]))
+        found = np.empty((classes, voxels), np.float32)
         found[0] = 1.0
         for k in range(1, classes):
-            voxels = int(np.prod(grid))
-            masks = np.stack([np.unpackbits(own[k - 1], count=voxels).astype(np.bool_) for own in self._masks])
-            found[k] = staple(masks).probabilities.reshape(grid)
-            found[0] *= 1 - found[k]
-        return found / np.maximum(found.sum(0), np.finfo(np.float32).tiny)
+            trust = fit_trust((self._codes(k, place) for place in blocks(voxels)), len(self._masks))
+            for place in blocks(voxels):
+                found[k, place] = trust.probabilities(self._codes(k, place))
+                found[0, place] *= 1 - found[k, place]
+        for place in blocks(voxels):
+            found[:, place] /= np.maximum(found[:, place].sum(0), np.finfo(np.float32).tiny)
+        return found.reshape(self._shape)
+
+    def _codes(self, k: int, place: slice) -> Codes:
+        """Return which members read class k, as bits, in a block of voxels."""
+        kind, size = code_type(len(self._masks)), place.stop - place.start
+        codes = np.zeros(size, kind)
+        for bit, own in enumerate(self._masks):
+            packed = own[k - 1, place.start // 8 : -(-place.stop // 8)]
+            codes |= np.unpackbits(packed, count=size).astype(kind) << kind.type(bit)
+        return codes
 
 
 FUSIONS: dict[str, Callable[[], Fusion]] = {"soft": SoftVote, "majority": MajorityVote, "staple": StapleVote}

@@ -4,7 +4,9 @@ The best single member starts; each round adds the member whose vote raises the 
 member already in may come again, its weight then grows. Differs from the paper: no bagging and no sorted start of
 several members, and the selection ends when the best gain is within noise, that is not above `noise` paired standard
 errors (by group, as cases of a patient are alike), instead of after a fixed number of rounds. Among gains that are
-equal within `TIE`, a member already in is taken first, since it costs nothing to read, then the cheaper one.
+equal within `TIE`, a member already in is taken first, since it costs nothing to read, then the one that adds least.
+While there are fewer than `least` members only new ones come in, and a member that would leave too little of the budget
+for the rest of the least number does not: the least number is of different members wherever the budget fits so many.
 
 The running vote lies in a scratch folder, one file per case: in memory are the vote and one candidate of one case.
 """
@@ -14,12 +16,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from overread.ensemble.candidates import Predictions, dice_of
+from overread.ensemble.candidates import Costs, Predictions, cost_of, dice_of, fits
 from overread.ensemble.fusion import Probabilities
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -28,6 +31,8 @@ from overread.metrics.summary import group_places
 ROUNDS = 20
 NOISE = 1.0
 TIE = 1e-6
+FLOOR = 1e-3
+"""Least weight of a member for a class, the highest being 1: a class whose voters all failed is left to the rest."""
 Floats = NDArray[np.float64]
 
 
@@ -40,15 +45,17 @@ class GreedySettings:
     noise: float = NOISE
     """A gain counts above so many paired standard errors; 0: any gain above 0."""
     least: int = 1
-    """Members that are taken whatever they gain: relations need readings."""
+    """Members that are taken whatever they gain, as far as the budget goes: relations need readings."""
     most: int | None = None
     """Members at the most; None: any number."""
     label: int | None = None
     """Class id whose Dice is raised; None: the class mean."""
-    cost: Mapping[str, float] | None = None
-    """Of each member per case, such as milliseconds or parameters; a member is paid once, whatever its votes."""
+    cost: Costs | None = None
+    """Of each member's parts per case; a part is paid once, whatever the votes and the members that read with it."""
     budget: float | None = None
     """Most cost of all members together."""
+    taken: tuple[str, ...] = ()
+    """Members that are in already, for another class: they are paid for and count among the least and the most."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.least < 1 or self.noise < 0:
@@ -127,6 +134,7 @@ def select_greedily(
     settings = settings or GreedySettings()
     _check_costs(predictions, settings)
     places = group_places(predictions.groups)
+    least = _least_that_fits(predictions.members, settings)
     votes: dict[str, float] = {}
     rounds: list[Round] = []
     current = np.zeros(len(predictions.cases))
@@ -134,15 +142,13 @@ def select_greedily(
         running = _Running(predictions, Path(folder))
         ended = f"all {settings.rounds} votes are given"
         while len(rounds) < settings.rounds:
-            candidates = _candidates(predictions.members, votes, settings)
-            if not candidates:
-                ended = "no other member is left, or fits the budget"
-                break
+            candidates = _candidates(predictions.members, votes, settings, least)
             scores = {member: running.score(member, settings.label) for member in candidates}
             member = _best(scores, votes, settings)
             difference = scores[member] - current
             gain, error = float(difference.mean()), standard_error(difference, places)
-            if len(votes) >= settings.least and gain <= max(settings.noise * error, TIE):
+            enough = bool(votes) and len(_paid(votes, settings)) >= least
+            if enough and gain <= max(settings.noise * error, TIE):
                 ended = f"the best gain {gain:.4f} is within noise (standard error {error:.4f})"
                 break
             running.add(member)
@@ -157,35 +163,42 @@ def select_greedily(
                     error=None if first else error,
                 )
             )
-    return Selection(
-        votes=votes, dice=float(current.mean()), rounds=tuple(rounds), cost=_cost(votes, settings), ended=ended
-    )
+    if least < (wanted := _least_wanted(predictions.members, settings)):
+        ended = f"the budget fits {least} of at least {wanted} members; {ended}"
+    cost = None if settings.cost is None else cost_of(votes, settings.cost)
+    return Selection(votes=votes, dice=float(current.mean()), rounds=tuple(rounds), cost=cost, ended=ended)
 
 
 def select_per_class(
     predictions: Predictions, classes: int, settings: GreedySettings | None = None, scratch: Path | None = None
 ) -> dict[int, Selection]:
-    """Return a selection for each foreground class id, by the Dice of that class; `fusion.SoftVote` takes them all."""
+    """Return a selection for each foreground class id, by the Dice of that class; `class_weights` joins them.
+
+    Budget and number of members are those of all classes together. The classes choose in the order of their ids, and
+    what one has taken costs the next nothing: the first class brings in the least number.
+    """
     settings = settings or GreedySettings()
-    chosen = {}
+    chosen: dict[int, Selection] = {}
     for label in range(1, classes):
         chosen[label] = select_greedily(predictions, replace(settings, label=label), scratch)
+        settings = replace(settings, taken=tuple(dict.fromkeys([*settings.taken, *chosen[label].votes])))
     return chosen
 
 
-def class_weights(chosen: Mapping[int, Selection], classes: int) -> dict[str, NDArray[np.float32]]:
-    """Return the weights (K,) of every member of selections per class, each class summing to 1 over the members.
+def class_weights(chosen: Mapping[int, Selection], classes: int) -> dict[str, tuple[float, ...]]:
+    """Return the weights (K,) of every member of selections per class, the highest of each foreground class 1.
 
-    The background is weighted as the mean of the classes. A member may have weight 0 for a class.
+    Each is at least `FLOOR`. The background is weighted as the mean of the classes.
     """
-    weights: dict[str, NDArray[np.float32]] = {}
+    members = dict.fromkeys(member for selection in chosen.values() for member in selection.votes)
+    weights = {member: np.full(classes, FLOOR) for member in members}
     for label, selection in chosen.items():
-        total = sum(selection.votes.values())
+        highest = max(selection.votes.values())
         for member, votes in selection.votes.items():
-            weights.setdefault(member, np.zeros(classes, np.float32))[label] = votes / total
+            weights[member][label] = max(FLOOR, votes / highest)
     for own in weights.values():
         own[0] = own[1:].mean()
-    return weights
+    return {member: tuple(round(float(value), 6) for value in own) for member, own in weights.items()}
 
 
 def standard_error(values: Floats, places: NDArray[np.intp]) -> float:
@@ -201,29 +214,47 @@ def standard_error(values: Floats, places: NDArray[np.intp]) -> float:
     return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(values))
 
 
-def _candidates(members: Sequence[str], votes: Mapping[str, float], settings: GreedySettings) -> list[str]:
-    spent = _cost(votes, settings) or 0.0
-    new = [
-        member
-        for member in members
-        if member not in votes
-        and (settings.budget is None or spent + (settings.cost or {})[member] <= settings.budget + 1e-9)
-    ]
-    if settings.most is not None and len(votes) >= settings.most:
-        new = []
-    return new if len(votes) < settings.least else [*votes, *new]
+def _paid(votes: Mapping[str, float], settings: GreedySettings) -> list[str]:
+    """Return all members that are in, for any class."""
+    return [*votes, *(member for member in settings.taken if member not in votes)]
+
+
+def _least_wanted(members: Sequence[str], settings: GreedySettings) -> int:
+    return min(settings.least, len(members), settings.most or len(members))
+
+
+def _least_that_fits(members: Sequence[str], settings: GreedySettings) -> int:
+    """Return the least number of members, or as many different ones as the budget fits."""
+    wanted = _least_wanted(members, settings)
+    return next((n for n in range(wanted, 1, -1) if _completes(settings.taken, members, n, settings)), min(wanted, 1))
+
+
+def _completes(paid: Sequence[str], members: Sequence[str], number: int, settings: GreedySettings) -> bool:
+    """Return whether the budget fits any `number` different members with those paid among them."""
+    others = [member for member in members if member not in paid]
+    missing = max(0, number - len(paid))
+    return any(fits([*paid, *more], settings.cost, settings.budget) for more in combinations(others, missing))
+
+
+def _candidates(members: Sequence[str], votes: Mapping[str, float], settings: GreedySettings, least: int) -> list[str]:
+    """Return who may get the next vote; never nobody."""
+    paid = _paid(votes, settings)
+    full = settings.most is not None and len(paid) >= settings.most
+    unpaid = [] if full else [member for member in members if member not in paid]
+    new = [member for member in unpaid if _completes([*paid, member], members, least, settings)]
+    return new if len(paid) < least else [*paid, *new]
 
 
 def _best(scores: Mapping[str, Floats], votes: Mapping[str, float], settings: GreedySettings) -> str:
     means = {member: float(values.mean()) for member, values in scores.items()}
     highest = max(means.values())
     tied = [member for member, mean in means.items() if mean >= highest - TIE]
-    cost = settings.cost or {}
-    return min(tied, key=lambda member: (member not in votes, cost.get(member, 0.0)))  # min keeps the first of equals
+    paid = _paid(votes, settings)
 
+    def price(member: str) -> tuple[bool, float]:
+        return member not in paid, cost_of([*paid, member], settings.cost) if settings.cost is not None else 0.0
 
-def _cost(votes: Mapping[str, float], settings: GreedySettings) -> float | None:
-    return None if settings.cost is None else sum(settings.cost[member] for member in votes)
+    return min(tied, key=price)  # min keeps the first of equals
 
 
 def _check_costs(predictions: Predictions, settings: GreedySettings) -> None:
@@ -232,6 +263,6 @@ def _check_costs(predictions: Predictions, settings: GreedySettings) -> None:
     unknown = [member for member in predictions.members if member not in settings.cost]
     if unknown:
         raise UserError(f"every member must have a cost, but {', '.join(unknown)} has none: give all or none")
-    cheapest = min(settings.cost[member] for member in predictions.members)
+    cheapest = min(cost_of([member], settings.cost) for member in predictions.members)
     if settings.budget is not None and cheapest > settings.budget:
         raise UserError(f"the budget must fit a member, but {settings.budget:g} is below the cheapest ({cheapest:g})")

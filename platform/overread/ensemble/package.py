@@ -7,6 +7,7 @@ that part: its config and weights are those of the smaller network, its variant 
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,11 +16,11 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from overread.architectures.contract import Segmenter, build_segmenter
+from overread.architectures.contract import Alone, Segmenter, build_segmenter
 from overread.confidence.judgement import Judgement
 from overread.data.hashing import file_sha256
 from overread.errors import UserError
-from overread.records import MAIN, Manifest, Member, Prepared, Winners
+from overread.records import MAIN, Manifest, Member, Prepared, TrialConfig, Winners
 from overread.training.checkpoint import save_weights
 from overread.training.inference import load_segmenter
 
@@ -172,22 +173,22 @@ def _store(source: Path, target: Path, member: Member) -> Member:
     shutil.copyfile(source, target)
     if file_sha256(target) != member.sha256:
         raise UserError(f"{source} must be the weights frozen for {member.name}, but it has changed: select again")
-    if not _has_part(member):
+    if stored_part(member.config, member.variant) is None:
         return member
     segmenter = load_segmenter(member.config, target, "cpu")
     part = segmenter.alone(segmenter.variant(member.variant))
-    assert part is not None  # noqa: S101  (_has_part)
+    assert part is not None  # noqa: S101  (stored_part)
     save_weights(target, part.segmenter)
     config = replace(member.config, options=dict(part.options))
     return replace(member, config=config, variant=MAIN, sha256=file_sha256(target))
 
 
-def _has_part(member: Member) -> bool:
-    """Return whether a part of the network reads the member's variant, without loading it."""
+def stored_part(config: TrialConfig, variant: str) -> Alone | None:
+    """Return the part of a network that a package stores for a variant, without weights; None: all of the network."""
     with torch.device("meta"):
-        segmenter = build_segmenter(member.config)
-    known = {variant.name for variant in segmenter.variants()}
-    return member.variant in known and segmenter.alone(segmenter.variant(member.variant)) is not None
+        segmenter = build_segmenter(config)
+        known = {one.name for one in segmenter.variants()}
+        return segmenter.alone(segmenter.variant(variant)) if variant in known else None
 
 
 def _manifest_problems(manifest: Manifest) -> list[str]:
@@ -207,6 +208,13 @@ def _manifest_problems(manifest: Manifest) -> list[str]:
     for voter in (*manifest.voters, *([manifest.baseline] if manifest.baseline else [])):
         if not voter.weight > 0:
             problems.append(f"{voter.name} must have a weight above 0, but it is {voter.weight}")
+        own = voter.class_weights
+        if own and (len(own) != classes or not all(0 < value < math.inf for value in own)):
+            problems.append(f"{voter.name} must have {classes} class weights above 0, but has {list(own)}")
+        if own and manifest.fusion != "soft":
+            problems.append(
+                f"class weights need the fusion 'soft', but {voter.name} has some under '{manifest.fusion}'"
+            )
     return problems
 
 

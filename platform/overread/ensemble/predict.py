@@ -110,7 +110,7 @@ def read_case(
             continue
         mask = class_ids(probabilities)
         relations.add(mask, member.name)
-        vote.add(probabilities, member.weight)
+        vote.add(probabilities, member.vote)
         if fusion is not vote:
             fusion.add(probabilities, member.weight)
         if truth is not None:
@@ -118,7 +118,8 @@ def read_case(
         del probabilities, mask  # else they live on while the next member reads
     if not relations.n:
         raise UserError(f"case {case_id}: at least one member must read it, but all failed ({_reasons(failed)})")
-    mean, fused = vote.mean(), fusion.mean()
+    mean = vote.mean()
+    fused = mean if fusion is vote else fusion.mean()
     mask = class_ids(fused)
     if truth is not None and (measured := reader.baseline_dice(truth, set(member_dice) | set(failed))):
         member_dice |= measured

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from overread.data.hashing import file_sha256
 from overread.errors import UserError, unknown_name
-from overread.records import MAIN, Member, TrialOutcome, VariantScore
+from overread.records import MAIN, ImportedMember, Member, TrialOutcome, VariantScore, Vote
 
 LEAST = 3
 """Readings that relations should have: the margin is widened by `WIDER` to find so many."""
@@ -25,6 +26,7 @@ Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
 """By trial id: the outcome and the folder it lies in."""
 Choice = tuple[str, str]
 """(trial id, variant)."""
+Voting = TypeVar("Voting", Member, ImportedMember)
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def select_winners(
     margin: float = 0.05,
     chosen: Sequence[Choice] | None = None,
     *,
-    votes: Mapping[Choice, float] | None = None,
+    votes: Mapping[Choice, Vote] | None = None,
     root: Path | None = None,
 ) -> tuple[Member, ...]:
     """Return the members of an ensemble.
@@ -71,7 +73,7 @@ def select_winners(
         margin: Variants whose validation Dice is further below the best one are dropped, unless fewer than `LEAST`
             members are left; a vote falls by the factor e for each margin below the best.
         chosen: Chosen by hand, taken as they are; empty or None: by rule.
-        votes: Chosen by `greedy`, with the votes of each; excludes `chosen`.
+        votes: Chosen by `greedy`, with the votes of each, or its weights per class; excludes `chosen`.
         root: Folder that the members' weights paths are relative to; None: paths are as the folders are given.
 
     Raises:
@@ -84,14 +86,23 @@ def select_winners(
         raise UserError(f"margin must be at least 0, but got {margin}")
     candidates = _candidates(outcomes)
     if votes:
-        highest = max(votes.values())
         named = _by_hand(candidates, tuple(votes), outcomes)
-        return tuple(_member(c, root, votes[c.choice] / highest) for c in named)
+        return tuple(with_vote(_member(c, root), votes[c.choice], votes.values()) for c in named)
     if chosen:
         return tuple(_member(candidate, root) for candidate in _by_hand(candidates, chosen, outcomes))
     picked = _by_rule(candidates, k, margin)
     best = picked[0].score.dice
     return tuple(_member(candidate, root, vote(best - candidate.score.dice, margin)) for candidate in picked)
+
+
+def with_vote(member: Voting, own: Vote, trained: Iterable[Vote]) -> Voting:
+    """Return a member with the weight that its votes are of the most that a trained member has.
+
+    Weights per class are kept as they are; the weight beside them, which is shown, is that of the background.
+    """
+    if isinstance(own, tuple):
+        return replace(member, weight=own[0], class_weights=own)
+    return replace(member, weight=round(own / max(value for value in trained if not isinstance(value, tuple)), 6))
 
 
 def vote(below: float, margin: float) -> float:
@@ -103,10 +114,11 @@ def vote(below: float, margin: float) -> float:
     return math.exp(-below / margin) if margin else 1.0
 
 
-def shortlist(outcomes: Outcomes, limit: int) -> tuple[Candidate, ...]:
+def shortlist(outcomes: Outcomes, limit: int, *, one_fold: bool = True) -> tuple[Candidate, ...]:
     """Return the best candidates of one fold, that of the best one, without readings that are there twice.
 
-    Candidates of other folds were trained on its validation cases. None at all raises `UserError`.
+    Candidates of other folds were trained on its validation cases: they count only without `one_fold`, for those who
+    read out of fold. None at all raises `UserError`.
     """
     candidates = _candidates(outcomes)
     if not candidates:
@@ -115,7 +127,8 @@ def shortlist(outcomes: Outcomes, limit: int) -> tuple[Candidate, ...]:
     found: list[Candidate] = []
     for candidate in candidates:
         double = any(candidate.reads_like(other) for other in found)
-        if candidate.outcome.config.fold == fold and not double and len(found) < limit:
+        right = candidate.outcome.config.fold == fold or not one_fold
+        if right and not double and len(found) < limit:
             found.append(candidate)
     return tuple(found)
 
@@ -130,12 +143,13 @@ def selection_rule(
     k: int = 5,
     margin: float = 0.05,
     chosen: Sequence[Choice] | None = None,
-    votes: Mapping[Choice, float] | None = None,
+    votes: Mapping[Choice, Vote] | None = None,
 ) -> str:
     """Return the rule in words, for `winners.json` and the report."""
     if votes:
-        given = ", ".join(f"{trial} {variant} ({votes[trial, variant]:g})" for trial, variant in votes)
-        return f"greedy selection with replacement on the validation cases, at most {k} members; votes: {given}"
+        given = ", ".join(f"{trial} {variant} ({vote_words(own)})" for (trial, variant), own in votes.items())
+        kind = " for each class" if any(isinstance(own, tuple) for own in votes.values()) else ""
+        return f"greedy selection with replacement{kind} on the validation cases, at most {k} members; votes: {given}"
     if chosen:
         return "chosen by hand: " + ", ".join(f"{trial} {variant}" for trial, variant in chosen)
     return (
@@ -143,6 +157,15 @@ def selection_rule(
         f"at most {k}, none more than {margin:g} below the best (wider if fewer than {LEAST}), no reading twice; "
         f"votes fall by the factor e per {margin:g}"
     )
+
+
+def vote_words(own: Vote) -> str:
+    """Return a vote in words: the weights of classes one by one, the background first.
+
+    >>> vote_words(2.0), vote_words((0.75, 1.0, 0.5))
+    ('2', '0.75 / 1 / 0.5')
+    """
+    return " / ".join(f"{value:.3g}" for value in own) if isinstance(own, tuple) else f"{own:.3g}"
 
 
 def _candidates(outcomes: Outcomes) -> list[Candidate]:

@@ -57,6 +57,16 @@ class RunFolder:
         return self.root / "selection.json"
 
     @property
+    def folds(self) -> Path:
+        """Trainings of the candidates of an out-of-fold selection, one for each other fold."""
+        return self.root / "folds"
+
+    @property
+    def members(self) -> Path:
+        """`members.csv`: what each member of `selection.json` brings, and how alike their errors are."""
+        return self.root / "members.csv"
+
+    @property
     def winners(self) -> Path:
         """`winners.json`, frozen before the locked split is read."""
         return self.root / "winners.json"

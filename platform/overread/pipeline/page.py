@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,16 @@ from overread.confidence.judgement import MEAN, Judgement, shift_warning
 from overread.confidence.ranking import ranking_score
 from overread.metrics.summary import summarise
 from overread.pipeline.reading import CaseResult
-from overread.pipeline.summary import ENSEMBLE, SCORES, Generalisation, RunSummary, class_summary, groups
-from overread.records import Manifest
+from overread.pipeline.summary import (
+    ENSEMBLE,
+    SCORES,
+    Generalisation,
+    MemberFigures,
+    RunSummary,
+    class_summary,
+    groups,
+)
+from overread.records import ImportedMember, Manifest, Member
 from overread.review.page_data import PictureLimits
 from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
 from overread.review.views import CaseView
@@ -31,9 +40,15 @@ def write_page(
     *,
     judgement: Judgement | None = None,
     limits: PictureLimits | None = None,
+    failure_dice: float | None = None,
 ) -> None:
-    """Write `report.html`; `folder` is the prediction folder. Without a summary the cases have no truth."""
-    write_report(path, report_data(manifest, results, folder, summary, judgement, limits))
+    """Write `report.html`; `folder` is the prediction folder. Without a summary the cases have no truth.
+
+    A case of Dice below `failure_dice` is a failure, for what a review catches; None: as in the summary.
+    """
+    data = report_data(manifest, results, folder, summary, judgement, limits)
+    known = [found.failure_dice for found in summary.failure.values()] if summary is not None else []
+    write_report(path, replace(data, failure_dice=failure_dice or next(iter(known), data.failure_dice)))
 
 
 def report_data(
@@ -45,13 +60,13 @@ def report_data(
     limits: PictureLimits | None = None,
 ) -> ReportData:
     """Collect what the page shows."""
-    locked = {} if summary is None else {member.name: member.locked_dice for member in summary.members}
+    figures = {} if summary is None else {member.name: member for member in summary.members}
     known = [result for result in results if result.dice is not None]
     return ReportData(
         title=f"overread: {manifest.name}",
         dataset=manifest.name,
         cases=[_case(result, folder) for result in results],
-        members=[MemberRow.of(member, locked.get(member.name)) for member in manifest.voters],
+        members=[_member(member, figures.get(member.name)) for member in manifest.voters],
         ensemble=_ensemble(summary, known, manifest) if summary is not None and known else None,
         correlations=summary.confidence if summary is not None else {},
         coverage={score: _coverage(score, known) for score in SCORES} if known else {},
@@ -60,6 +75,13 @@ def report_data(
         warnings=_warnings(results, judgement),
         limits=limits or PictureLimits(),
     )
+
+
+def _member(member: Member | ImportedMember, figures: MemberFigures | None) -> MemberRow:
+    row = MemberRow.of(member, figures.locked_dice if figures else None)
+    if figures is None:
+        return row
+    return replace(row, contribution=figures.contribution, error_correlation=figures.error_correlation)
 
 
 def _case(result: CaseResult, folder: Path) -> CaseRow:

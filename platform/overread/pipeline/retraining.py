@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,31 +55,21 @@ def retrain(
         search_id=f"{out.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}",
         retrained_from=str(origin.folder.root),
     )
-    here = available()
-    if workers > here.cpus:
-        raise UserError(f"workers must find a CPU each, but {workers} workers share {here.cpus}: use fewer or --cpus")
-    require_gpus(gpus_per_worker * workers, here)
+    check_workers(workers, gpus_per_worker)
     folder = claim(out, record, resume=resume, overwrite=overwrite)
     run = open_run(folder, map_cases, prepared=origin.prepared)
     outcomes = read_outcomes(origin.folder.search)
     trials = list(dict.fromkeys(member.trial_id for member in winners.members))
-    together = max(1, min(len(trials) * seeds, here.cpus // workers))
-    if gpus_per_worker:
-        together = max(1, min(together, int(here.gpus / (gpus_per_worker * workers))))
-    jobs = [
-        TrialJob(
-            trial_id=_name(trial, seed),
-            number=number,
-            folder=str(folder.search / TRIALS / _name(trial, seed)),
-            config=retrained_config(outcomes[trial][0], run.prepared, seed),
-            workers=workers,
-            threads=threads_each(together * workers, here.cpus, here.cpus_per_node),
-            gpus_per_worker=gpus_per_worker,
-            protected=True,
-        )
-        for number, (seed, trial) in enumerate((s, t) for s in range(1, seeds + 1) for t in trials)
-    ]
-    ended = _train(jobs, run)
+    configs = {
+        _name(trial, seed): retrained_config(outcomes[trial][0], run.prepared, seed)
+        for seed in range(1, seeds + 1)
+        for trial in trials
+    }
+    jobs = jobs_for(configs, folder.search / TRIALS, workers=workers, gpus_per_worker=gpus_per_worker)
+    ended, failed = train_jobs(jobs, run.prepared, run.folder.search / "tune")
+    if failed:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+        raise OverreadError(f"{len(failed)} of {len(jobs)} trainings failed, --resume tries again: {reasons}")
     frozen = freeze(folder, _deep(run, winners, ended, seeds))
     with optional("writing the trainings"):
         run.tracker.sync(read_outcomes(folder.search))
@@ -87,13 +77,46 @@ def retrain(
     return frozen, calibrate(run, map_cases, coverage=coverage, gpus=gpus_per_worker)
 
 
-def retrained_config(outcome: TrialOutcome, prepared: Prepared, seed: int) -> TrialConfig:
-    """Return the config of the `seed`-th training of a winner on the cases of all folds.
+def check_workers(workers: int, gpus_per_worker: float) -> None:
+    """Raise `UserError` for trainings that the Ray session has too few CPUs or GPUs for."""
+    here = available()
+    if workers > here.cpus:
+        raise UserError(f"workers must find a CPU each, but {workers} workers share {here.cpus}: use fewer or --cpus")
+    require_gpus(gpus_per_worker * workers, here)
+
+
+def jobs_for(
+    configs: Mapping[str, TrialConfig], folder: Path, *, workers: int = 1, gpus_per_worker: float = 0.0
+) -> list[TrialJob]:
+    """Return a job per config in a folder of its name, as many side by side as the session has CPUs and GPUs for."""
+    here = available()
+    together = max(1, min(len(configs), here.cpus // workers))
+    if gpus_per_worker:
+        together = max(1, min(together, int(here.gpus / (gpus_per_worker * workers))))
+    return [
+        TrialJob(
+            trial_id=name,
+            number=number,
+            folder=str(folder / name),
+            config=config,
+            workers=workers,
+            threads=threads_each(together * workers, here.cpus, here.cpus_per_node),
+            gpus_per_worker=gpus_per_worker,
+            protected=True,
+        )
+        for number, (name, config) in enumerate(configs.items())
+    ]
+
+
+def retrained_config(
+    outcome: TrialOutcome, prepared: Prepared, seed: int | None = None, *, fold: int = ALL_FOLDS
+) -> TrialConfig:
+    """Return the config of the `seed`-th training of a trial (None: with its own seed), with `fold` held out.
 
     The steps are those of the kept weights, more by as much as there are more cases.
     """
     kept, config = kept_epoch(outcome), outcome.config
-    before, now = (len(prepared.splits.fold(fold).train) for fold in (config.fold, ALL_FOLDS))
+    before, now = (len(prepared.splits.fold(held_out).train) for held_out in (config.fold, fold))
     return replace(
         config,
         steps=max(1, round(kept.step * now / before)),
@@ -101,8 +124,8 @@ def retrained_config(outcome: TrialOutcome, prepared: Prepared, seed: int) -> Tr
         epochs=kept.epoch,
         patience=None,
         keep="last",
-        fold=ALL_FOLDS,
-        seed=derived_seed(config.seed, seed) % 2**31,
+        fold=fold,
+        seed=config.seed if seed is None else derived_seed(config.seed, seed) % 2**31,
         baseline=False,
     )
 
@@ -134,24 +157,25 @@ def _name(trial: str, seed: int) -> str:
     return f"{trial}-seed{seed}"
 
 
-def _train(jobs: Sequence[TrialJob], run: Run) -> dict[str, TrialOutcome]:
-    """Run the jobs that have not ended yet; return all outcomes by trial id, or raise with the reasons."""
+def train_jobs(
+    jobs: Sequence[TrialJob], prepared: Prepared, scratch: Path
+) -> tuple[dict[str, TrialOutcome], dict[str, str]]:
+    """Run the jobs that have not ended yet; return the finished outcomes by trial id, and why others failed."""
     for job in jobs:
         if (outcome := job.outcome()) and (outcome.state != "finished" or outcome.config != job.config):
             (job.path / OUTCOME).unlink()  # tried again, from its checkpoint if there is one
         job.save(job.path / "job.json")
     waiting = [job for job in jobs if job.outcome() is None]
     if waiting:
-        train_all(waiting, run.prepared, scratch=run.folder.search / "tune")
-    ended = {job.trial_id: job.outcome() for job in jobs}
-    failed = [
-        f"{name}: {outcome.reason if outcome else 'no outcome'}"
-        for name, outcome in ended.items()
-        if outcome is None or outcome.state != "finished"
-    ]
-    if failed:
-        raise OverreadError(f"{len(failed)} of {len(jobs)} trainings failed, --resume tries again: {'; '.join(failed)}")
-    return {name: outcome for name, outcome in ended.items() if outcome is not None}
+        train_all(waiting, prepared, scratch=scratch)
+    finished, failed = dict[str, TrialOutcome](), dict[str, str]()
+    for job in jobs:
+        outcome = job.outcome()
+        if outcome is not None and outcome.state == "finished":
+            finished[job.trial_id] = outcome
+        else:
+            failed[job.trial_id] = outcome.reason if outcome else "no outcome"
+    return finished, failed
 
 
 def _deep(run: Run, winners: Winners, ended: dict[str, TrialOutcome], seeds: int) -> Winners:
@@ -172,10 +196,18 @@ def _deep(run: Run, winners: Winners, ended: dict[str, TrialOutcome], seeds: int
                     sha256=file_sha256(weights),
                     validation_dice=winner.validation_dice,
                     weight=winner.weight,
+                    class_weights=winner.class_weights,
                 )
             )
     # A vote of the networks counts `seeds` times now.
-    imported = tuple(replace(member, weight=member.weight * seeds) for member in winners.imported)
+    imported = tuple(
+        replace(
+            member,
+            weight=member.weight * seeds,
+            class_weights=tuple(weight * seeds for weight in member.class_weights),
+        )
+        for member in winners.imported
+    )
     return Winners(
         rule=f"deep ensemble: each winner retrained on the cases of all folds with {seeds} new seeds; {winners.rule}",
         members=tuple(members),

@@ -2,7 +2,11 @@
 
 The candidates' probabilities lie in a scratch folder of the run, float16 in the native grid, while the selection reads
 them one array at a time; it is deleted afterwards. `selection.json` keeps every round, the choice against the best
-single member, the top k and all, the contribution of each member and how alike the errors are.
+single member, the top k (both within the budget) and all, the contribution of each member and how alike the errors are.
+
+A search validates on one fold, so its candidates are selected on the cases of that fold. Out of fold, a candidate is
+its configuration: it is trained once more for each other fold (`folding`), and every case is read by the training that
+held it out. More cases decide then, at the price of those trainings; the members stay the networks of the search.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -22,41 +26,50 @@ from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases
 from overread.data.readings import find_readings, grid_of, read_reading
 from overread.data.store import open_case
-from overread.ensemble.candidates import ChoiceRow, StoredPredictions, compare_choices, top_k
-from overread.ensemble.contribution import Contribution, ErrorCorrelation, contributions, error_correlation
+from overread.ensemble.candidates import (
+    StoredPredictions,
+    Votes,
+    compare_choices,
+    cost_of,
+    dice_per_case,
+    read_alone,
+    top_k,
+)
+from overread.ensemble.contribution import contributions, error_correlation
 from overread.ensemble.fusion import Probabilities
-from overread.ensemble.greedy import GreedySettings, Selection, select_greedily
-from overread.ensemble.selection import LEAST, Candidate, Choice, shortlist
+from overread.ensemble.greedy import GreedySettings, Selection, class_weights, select_greedily, select_per_class
+from overread.ensemble.selection import LEAST, Candidate, shortlist
 from overread.errors import UserError
-from overread.jsonio import JsonRecord, write_with
+from overread.jsonio import fingerprint, write_with
 from overread.metrics.overlap import Ids
+from overread.pipeline.folding import FoldTrainings, train_folds
 from overread.pipeline.importing import readings_of
+from overread.pipeline.selection_report import SelectionReport, candidate_name
 from overread.pipeline.stages import Run, image_files
-from overread.records import ImportedMember, Prepared, Winners
-from overread.review.tables import Grid
-from overread.review.words import number
+from overread.records import ImportedMember, Prepared, TrialConfig, Vote, Winners
 
 CANDIDATES = 12
 Candidates = dict[str, Candidate | ImportedMember]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelectionReport(JsonRecord):
-    """`selection.json`. Candidates are named `trial:variant`."""
+@dataclass(frozen=True)
+class Reader:
+    """A training, and the cases that it may read: it was held out from them."""
 
-    selection: Selection
-    comparison: tuple[ChoiceRow, ...]
-    """On the cases that the choice was made by: flattering to it."""
-    contributions: tuple[Contribution, ...]
-    errors: ErrorCorrelation
+    config: TrialConfig
+    weights: Path
+    cases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class CandidateTask:
     """One candidate to read all validation cases."""
 
-    candidate: Candidate | ImportedMember
+    imported: ImportedMember | None
+    variant: str
+    readers: tuple[Reader, ...]
+    """One for each fold; none of an imported member."""
     prepared: Prepared
     cases: tuple[str, ...]
     out: Path
@@ -82,49 +95,110 @@ def select(
     most: int,
     cost: str = "ms",
     budget: float | None = None,
+    per_class: bool = False,
+    out_of_fold: bool = False,
     candidates: int = CANDIDATES,
     gpus: float = 0.0,
     imported: Sequence[ImportedMember] = (),
 ) -> SelectionReport:
     """Select at most `most` members of the best `candidates` and the imported ones; write `selection.json`.
 
-    `budget` is the most that all members together may cost per case, in milliseconds (measured in validation) or
-    parameters; imported members cost nothing. Too little disk for the candidates' probabilities raises `UserError`.
+    Args:
+        run: With a search.
+        map_cases: Runs the readings.
+        most: Members at the most, of all classes together.
+        cost: `ms`: milliseconds of each variant, as measured in validation; they add up. `parameters`: of the networks
+            that the package would hold: one for all variants that need the whole of a trial's network, and one for
+            each pruned level, which is stored as a network of its own. Imported members cost nothing.
+        budget: Most that all members together may cost per case.
+        per_class: Select for each foreground class apart, and weight the members per class.
+        out_of_fold: Train the candidates with every other fold held out too (once: in `folds/` of the run), and select
+            on the cases of all folds, each read by the training that held it out. Else on the fold of the search.
+        candidates: Variants that are read.
+        gpus: Of each reading and training.
+        imported: Members of other tools.
+
+    Raises:
+        UserError: No candidate, a budget that fits none, or too little disk for the candidates' probabilities.
+
     """
     from overread.search.leaderboard import read_outcomes
 
-    best = shortlist(read_outcomes(run.folder.search), candidates)
-    found: Candidates = {_name(c.choice): c for c in best} | {member.name: member for member in imported}
-    cases = run.prepared.splits.fold(best[0].outcome.config.fold).validation
-    with _read(run, found, cases, map_cases, gpus) as predictions:
-        scratch = predictions.root
+    best = shortlist(read_outcomes(run.folder.search), candidates, one_fold=not out_of_fold)
+    found: Candidates = {candidate_name(c.choice): c for c in best} | {member.name: member for member in imported}
+    folds = tuple(range(len(run.prepared.splits.folds))) if out_of_fold else (best[0].outcome.config.fold,)
+    cases = _cases(run, folds)
+    if lacking := _lacking_disk(run, cases, len(found)):
+        raise UserError(f"{lacking}, or select by the rule")
+    trained = train_folds(run, best, folds, gpus=gpus) if out_of_fold else {}
+    with _read(run, found, cases, map_cases, gpus, trained) as predictions:
         found = {name: found[name] for name in predictions.members}
-        costs = {name: _cost(c, cost) for name, c in found.items()}
+        costs = {name: _cost(name, c, cost) for name, c in found.items()}
         settings = GreedySettings(least=min(LEAST, most, len(found)), most=most, cost=costs, budget=budget)
-        selection = select_greedily(predictions, settings, scratch)
-        choices = {"greedy": selection.votes, f"top {most}": top_k(predictions, most)}
+        alone = read_alone(predictions)
+        chosen = _choose(predictions, settings, run.prepared, per_class=per_class)
+        choices: dict[str, Votes] = {
+            "greedy per class" if per_class else "greedy": chosen.votes,
+            f"top {most}": top_k(alone, most, costs, budget),
+            "all": dict.fromkeys(found, 1.0),
+        }
         report = SelectionReport(
-            selection=selection,
-            comparison=compare_choices(predictions, choices | {"all": dict.fromkeys(found, 1.0)}, costs),
-            contributions=contributions(predictions, selection.votes),
-            errors=error_correlation(predictions),
+            selection=chosen.selection,
+            per_class=chosen.per_class,
+            class_weights=chosen.class_weights,
+            folds=folds,
+            comparison=compare_choices(predictions, choices, alone, costs, budget),
+            contributions=contributions(predictions, chosen.votes, alone),
+            errors=error_correlation(alone),
         )
-    report.save(run.folder.selection)
+    report.write(run.folder)
     return report
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A selection, or those of all classes and what they are together."""
+
+    selection: Selection
+    per_class: dict[str, Selection]
+    class_weights: dict[str, tuple[float, ...]]
+
+    @property
+    def votes(self) -> Votes:
+        return self.class_weights or self.selection.votes
+
+
+def _choose(predictions: _Stored, settings: GreedySettings, prepared: Prepared, *, per_class: bool) -> _Chosen:
+    if not per_class:
+        return _Chosen(select_greedily(predictions, settings, predictions.root), {}, {})
+    chosen = select_per_class(predictions, prepared.classes, settings, predictions.root)
+    weights = class_weights(chosen, prepared.classes)
+    together = Selection(
+        votes={member: sum(own.votes.get(member, 0.0) for own in chosen.values()) for member in weights},
+        dice=float(np.mean(dice_per_case(predictions, weights))),
+        rounds=(),
+        cost=cost_of(weights, settings.cost) if settings.cost is not None else None,
+        ended="every class has its votes",
+    )
+    return _Chosen(together, {prepared.label_names[label]: own for label, own in chosen.items()}, weights)
+
+
+def _cases(run: Run, folds: Sequence[int]) -> tuple[str, ...]:
+    return tuple(case for fold in folds for case in run.prepared.splits.fold(fold).validation)
 
 
 def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0.0) -> SelectionReport | None:
     """Measure what each frozen member brings on the validation cases, and write it as `selection.json`.
 
-    On the cases that every imported member has read; None, with a warning, where there are none, or where the members
-    were validated on different folds (each trained on the others' cases) or on none.
+    On the cases that every imported member has read; None, with a warning, where there are none, where the members
+    were validated on different folds (each trained on the others' cases) or on none, and on a full disk.
     """
     from overread.search.leaderboard import read_outcomes
 
     outcomes = read_outcomes(run.folder.search)
     limit = sum(len(outcome.variants) for outcome, _ in outcomes.values())
     by_choice = {c.choice: c for c in shortlist(outcomes, limit)} if winners.members else {}
-    chosen = {_name((m.trial_id, m.variant)): by_choice.get((m.trial_id, m.variant)) for m in winners.members}
+    chosen = {candidate_name((m.trial_id, m.variant)): by_choice.get((m.trial_id, m.variant)) for m in winners.members}
     trained = {name: candidate for name, candidate in chosen.items() if candidate is not None}
     readings = readings_of(winners.imported, run.prepared)
     wanted = {member.name for member in winners.imported}
@@ -133,37 +207,60 @@ def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0
     if not cases or len(trained) < len(winners.members):
         log.warning("contributions need members of one fold and validation cases that all have read: there are none")
         return None
-    votes = {_name((m.trial_id, m.variant)): m.weight for m in winners.members}
-    votes |= {member.name: member.weight for member in winners.imported}
+    votes: dict[str, Vote] = {candidate_name((m.trial_id, m.variant)): m.vote for m in winners.members}
+    votes |= {member.name: member.vote for member in winners.imported}
     found: Candidates = {**trained, **{member.name: member for member in winners.imported}}
+    if lacking := _lacking_disk(run, cases, len(found)):
+        log.warning("contributions are not measured: %s", lacking)
+        return None
     with _read(run, found, cases, map_cases, gpus) as predictions:
         votes = {name: weight for name, weight in votes.items() if name in predictions.members}
-        choices = {"all": votes}
+        choices: dict[str, Votes] = {"all": votes}
         if wanted and set(votes) - wanted:
             choices["without imported"] = {name: weight for name, weight in votes.items() if name not in wanted}
-        comparison = compare_choices(predictions, choices)
+        alone = read_alone(predictions)
+        comparison = compare_choices(predictions, choices, alone)
         dice = next(row.dice.mean for row in comparison if row.name == "all")
+        single = {name: own[0] if isinstance(own, tuple) else own for name, own in votes.items()}
         report = SelectionReport(
-            selection=Selection(votes=votes, dice=dice or 0.0, rounds=(), cost=None, ended="members were given"),
+            selection=Selection(votes=single, dice=dice or 0.0, rounds=(), cost=None, ended="members were given"),
+            class_weights={name: own for name, own in votes.items() if isinstance(own, tuple)},
+            folds=winners.folds,
             comparison=comparison,
-            contributions=contributions(predictions, votes),
-            errors=error_correlation(predictions),
+            contributions=contributions(predictions, votes, alone),
+            errors=error_correlation(alone),
         )
-    report.save(run.folder.selection)
+    report.write(run.folder)
     return report
 
 
 @contextmanager
-def _read(run: Run, found: Candidates, cases: tuple[str, ...], map_cases: MapCases, gpus: float) -> Iterator[_Stored]:
+def _read(
+    run: Run,
+    found: Candidates,
+    cases: tuple[str, ...],
+    map_cases: MapCases,
+    gpus: float,
+    trained: FoldTrainings | None = None,
+) -> Iterator[_Stored]:
     """Let every candidate read the cases into a scratch folder; those that fail are left out."""
     from overread.cluster.tasks import on_gpus
 
-    _check_disk(run, cases, len(found))
     files = image_files(read_dataset(Path(run.record.data))) if _any_imported(found) else {}
     images = {case: files[case][0] for case in cases if case in files}
     with tempfile.TemporaryDirectory(dir=run.folder.root, prefix=".candidates-") as scratch:
         tasks = [
-            CandidateTask(c, run.prepared, cases, Path(scratch) / name, gpus > 0, images) for name, c in found.items()
+            CandidateTask(
+                imported=None if isinstance(c, Candidate) else c,
+                variant=c.score.variant if isinstance(c, Candidate) else c.variant,
+                readers=_readers(c, run.prepared, cases, trained or {}) if isinstance(c, Candidate) else (),
+                prepared=run.prepared,
+                cases=cases,
+                out=Path(scratch) / name,
+                gpu=gpus > 0,
+                images=images,
+            )
+            for name, c in found.items()
         ]
         reasons = on_gpus(map_cases, gpus)(read_candidate, tasks, "Reading candidates")
         members = tuple(name for name, reason in zip(found, reasons, strict=True) if not reason)
@@ -182,8 +279,21 @@ def read_candidate(task: CandidateTask) -> str:
     return ""
 
 
+def _readers(
+    candidate: Candidate, prepared: Prepared, cases: Sequence[str], trained: FoldTrainings
+) -> tuple[Reader, ...]:
+    """Return the trainings of a candidate with the cases that each held out."""
+    own = candidate.outcome.config
+    trainings = {own.fold: (own, candidate.weights), **trained.get(candidate.outcome.trial_id, {})}
+    wanted = set(cases)
+    return tuple(
+        Reader(config, weights, tuple(case for case in prepared.splits.fold(fold).validation if case in wanted))
+        for fold, (config, weights) in trainings.items()
+    )
+
+
 def _write(task: CandidateTask) -> None:
-    readings = _imported(task) if isinstance(task.candidate, ImportedMember) else _predicted(task, task.candidate)
+    readings = _predicted(task) if task.imported is None else _imported(task, task.imported)
     for case, found in readings:
         half = found.astype(np.float16)
         if not np.isfinite(half).all():
@@ -191,9 +301,8 @@ def _write(task: CandidateTask) -> None:
         write_with(task.out / f"{case}.npy", lambda path, array=half: np.save(path, array))  # type: ignore[misc]
 
 
-def _imported(task: CandidateTask) -> Iterator[tuple[str, Probabilities]]:
-    member, prepared = task.candidate, task.prepared
-    assert isinstance(member, ImportedMember)  # noqa: S101  (_write)
+def _imported(task: CandidateTask, member: ImportedMember) -> Iterator[tuple[str, Probabilities]]:
+    prepared = task.prepared
     readings = find_readings(Path(member.folder), task.cases, prepared.label_names)
     for case in task.cases:
         if case not in readings:
@@ -202,72 +311,51 @@ def _imported(task: CandidateTask) -> Iterator[tuple[str, Probabilities]]:
         yield case, read_reading(readings[case], grid, prepared.label_names, prepared.label_values)
 
 
-def _predicted(task: CandidateTask, candidate: Candidate) -> Iterator[tuple[str, Probabilities]]:
+def _predicted(task: CandidateTask) -> Iterator[tuple[str, Probabilities]]:
     import torch
 
     from overread.training.evaluate import predict_probabilities
     from overread.training.inference import load_segmenter
 
     device = torch.device("cuda" if task.gpu and torch.cuda.is_available() else "cpu")
-    config = candidate.outcome.config
-    segmenter = load_segmenter(config, candidate.weights, device)
-    variant = segmenter.variant(candidate.score.variant)
-    for case in task.cases:
-        yield case, predict_probabilities(segmenter, task.prepared, case, config, variant, device)
-
-
-def votes_of(report: SelectionReport) -> dict[Choice, float]:
-    """Return the votes of the trained members by (trial, variant)."""
-    named = {name: name.rpartition(":") for name in report.selection.votes if ":" in name}
-    if not named:
-        raise UserError("an ensemble must have a trained member, but only imported ones were selected: search longer")
-    return {(trial, variant): report.selection.votes[name] for name, (trial, _, variant) in named.items()}
-
-
-def imported_of(report: SelectionReport, imported: Sequence[ImportedMember]) -> tuple[ImportedMember, ...]:
-    """Return the selected imported members, with the weight that their votes are of the most that a trained one has."""
-    highest, votes = max(votes_of(report).values()), report.selection.votes
-    return tuple(replace(member, weight=votes[member.name] / highest) for member in imported if member.name in votes)
-
-
-def selection_grids(report: SelectionReport) -> list[Grid]:
-    """Return the rounds, the comparison and the members as tables."""
-    rounds = [(r.member, number(r.dice), number(r.gain), number(r.error)) for r in report.selection.rounds]
-    choices = [
-        (c.name, str(len(c.votes)), number(c.dice.mean), f"{number(c.dice.low)} to {number(c.dice.high)}",
-         "" if c.cost is None else f"{c.cost:,.0f}")
-        for c in report.comparison
-    ]  # fmt: skip
-    members = [
-        (c.member, f"{c.votes:g}", number(c.alone.mean), number(c.contribution.mean)) for c in report.contributions
-    ]
-    return [
-        Grid(f"Greedy selection: {report.selection.ended}", ("vote", "Dice", "gain", "error"), tuple(rounds)),
-        Grid("On the validation cases", ("ensemble", "members", "Dice", "95 % interval", "cost"), tuple(choices)),
-        Grid("Members", ("member", "votes", "Dice alone", "contribution"), tuple(members)),
-    ]
-
-
-def _name(choice: Choice) -> str:
-    return ":".join(choice)
+    held_out = {case for reader in task.readers for case in reader.cases}
+    if missing := [case for case in task.cases if case not in held_out]:
+        raise UserError(f"every case must be held out from a training, but {len(missing)} are from none: train again")
+    for reader in task.readers:
+        segmenter = load_segmenter(reader.config, reader.weights, device)
+        variant = segmenter.variant(task.variant)
+        for case in reader.cases:
+            yield case, predict_probabilities(segmenter, task.prepared, case, reader.config, variant, device)
 
 
 def _any_imported(found: Candidates) -> bool:
     return any(isinstance(candidate, ImportedMember) for candidate in found.values())
 
 
-def _cost(candidate: Candidate | ImportedMember, unit: str) -> float:
+def _cost(name: str, candidate: Candidate | ImportedMember, unit: str) -> dict[str, float]:
+    """Return what a candidate costs per case, by part (`candidates.Costs`): the parts of the package are shared."""
     if isinstance(candidate, ImportedMember):
-        return 0.0
-    return 1000 * candidate.score.seconds_per_case if unit == "ms" else float(candidate.outcome.parameters)
+        return {}
+    if unit == "ms":
+        return {name: 1000 * candidate.score.seconds_per_case}
+    from overread.architectures.contract import count_parameters
+    from overread.ensemble.package import stored_part
+
+    outcome = candidate.outcome
+    part = stored_part(outcome.config, candidate.score.variant)
+    if part is None:
+        return {outcome.trial_id: float(outcome.parameters)}
+    return {f"{outcome.trial_id} {fingerprint(dict(part.options))}": float(count_parameters(part.segmenter))}
 
 
-def _check_disk(run: Run, cases: Sequence[str], candidates: int) -> None:
+def _lacking_disk(run: Run, cases: Sequence[str], candidates: int) -> str:
+    """Return why the candidates' probabilities do not fit the disk, or nothing."""
     voxels = sum(prod(run.prepared.case(case).native_shape) for case in cases)
     needed = 2 * run.prepared.classes * voxels * candidates + 4 * run.prepared.classes * voxels
     free = shutil.disk_usage(run.folder.root).free
-    if needed > 0.9 * free:
-        raise UserError(
-            f"greedy selection must write {needed / 2**30:.1f} GiB into {run.folder.root}, "
-            f"but {free / 2**30:.1f} GiB are free: make room, or select by the rule"
-        )
+    if needed <= 0.9 * free:
+        return ""
+    return (
+        f"{run.folder.root} must have {needed / 2**30:.1f} GiB for the probabilities of {candidates} candidates, "
+        f"but {free / 2**30:.1f} GiB are free: make room"
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overread.confidence.failure_detection import FAILURE_DICE
 from overread.confidence.judgement import Judgement, shift_warning
 from overread.data.layouts import read_dataset
 from overread.data.phantom import read_difficulty
@@ -23,9 +24,10 @@ from overread.pipeline.folders import RunFolder, RunRecord, claim
 from overread.pipeline.importing import check_frozen, import_members, readings_of
 from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
+from overread.pipeline.selection_report import brought
 from overread.pipeline.summary import RunSummary, summarise_run, versions
 from overread.pipeline.winners import Outcomes, freeze_winners
-from overread.records import Dataset, FusionName, ImportedMember, Manifest, Prepared, PrepareSettings, Winners
+from overread.records import Dataset, FusionName, ImportedMember, Manifest, Prepared, PrepareSettings, Vote, Winners
 
 if TYPE_CHECKING:
     from overread.search.budget import PlannedFamily
@@ -96,7 +98,7 @@ def assemble(
     *,
     top: int,
     chosen: tuple[tuple[str, str], ...] | None = None,
-    votes: Mapping[tuple[str, str], float] | None = None,
+    votes: Mapping[tuple[str, str], Vote] | None = None,
     fusion: FusionName = "soft",
     imported: tuple[ImportedMember, ...] = (),
 ) -> tuple[Winners, Manifest]:
@@ -266,7 +268,9 @@ def load_results(folder: Path) -> list[CaseResult]:
     return [CaseResult.from_json(item) for item in read_json(folder / "results.json")]
 
 
-def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, float]) -> RunSummary:
+def conclude(
+    run: Run, results: Sequence[CaseResult], seconds: Mapping[str, float], *, failure_dice: float = FAILURE_DICE
+) -> RunSummary:
     """Write `summary.json` and `report.html`, and the figures into MLflow; seconds of earlier stages are kept."""
     from overread.ensemble.package import load_judgement
     from overread.pipeline.page import write_page
@@ -285,6 +289,8 @@ def conclude(run: Run, results: Sequence[CaseResult], seconds: Mapping[str, floa
         calibration=_read_earlier(run.folder, "calibration"),
         validation=_read_earlier(run.folder, "validation"),
         locked_uses=len(locked_uses(Path(run.record.cache), run.prepared)),
+        brought=brought(run.folder, Winners.load(run.folder.winners)),
+        failure_dice=failure_dice,
     )
     summary.save(run.folder.summary)
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary, judgement=judgement)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from overread.confidence.conformal import MeasuredCoverage
 from overread.confidence.coverage import Correlation, correlation
 from overread.confidence.failure_detection import (
+    FAILURE_DICE,
     FailureDetection,
     PairedDifference,
     aurc_difference,
@@ -28,12 +29,18 @@ from overread.metrics.summary import (
     unpaired_bootstrap,
 )
 from overread.pipeline.reading import CaseResult, known_cases
+from overread.pipeline.selection_report import Brought
 from overread.records import ImportedMember, Manifest, Member
 
 LIBRARIES = ("overread", "torch", "ray", "optuna", "mlflow", "numpy", "scipy", "nibabel")
 SCORES = ("relation_confidence", "pairwise_dice")
 PREDICTED = "predicted_dice"
 ENSEMBLE = "ensemble"
+BASELINE = "ensemble_minus_baseline"
+BEST_MEMBER = "ensemble_minus_best_member_by_validation"
+"""The member that a user would have taken alone: of highest validation Dice."""
+ORACLE_MEMBER = "ensemble_minus_best_member_by_locked_oracle"
+"""The member of highest locked Dice: nobody can know it, and its Dice is flattered by the choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,10 @@ class MemberFigures(JsonRecord):
     """Mean over the locked cases of the class-mean Dice."""
     n: int = 0
     """Locked cases that it read."""
+    contribution: Summary | None = None
+    """To the Dice of the ensemble, on the cases that members were selected by; None: not measured."""
+    error_correlation: float | None = None
+    """Mean correlation of its errors with those of the other members, by voxel, on the same cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +102,7 @@ class RunSummary(JsonRecord):
     baseline: MemberFigures | None = None
     """The plain U-Net of the same search."""
     differences: dict[str, Summary] = field(default_factory=dict)
-    """Paired over the locked cases: `ensemble_minus_baseline`, `ensemble_minus_best_member`."""
+    """Paired over the locked cases: ensemble minus `BASELINE`, `BEST_MEMBER` and `ORACLE_MEMBER`."""
     failure: dict[str, FailureDetection] = field(default_factory=dict)
     """By score: how well it finds badly segmented locked cases."""
     aurc_minus_pairwise: dict[str, PairedDifference] = field(default_factory=dict)
@@ -131,14 +142,17 @@ def summarise_run(
     calibration: Sequence[CaseResult] = (),
     validation: Sequence[CaseResult] = (),
     locked_uses: int = 0,
+    brought: Mapping[str, Brought] | None = None,
+    failure_dice: float = FAILURE_DICE,
 ) -> RunSummary:
     """Compute the figures of a run from its locked cases; cases without truth are left out.
 
-    `calibration` and `validation` are what a calibrated package read; they count only with its `judgement`.
+    `calibration` and `validation` are what a calibrated package read; they count only with its `judgement`. `brought`
+    is what each member brings, by name. A case of Dice below `failure_dice` is a failure.
     """
     known = [result for result in results if result.dice is not None]
     scores = score_columns(known)
-    members = tuple(_member(member, known) for member in manifest.voters)
+    members = tuple(_member(member, known, (brought or {}).get(member.name)) for member in manifest.voters)
     baseline = _member(manifest.baseline, known) if manifest.baseline else None
     return RunSummary(
         dataset=dataset,
@@ -148,7 +162,7 @@ def summarise_run(
         difficulty={score: _with_difficulty(score, known, difficulty) for score in scores} if difficulty else {},
         baseline=baseline,
         differences=_differences(known, members, baseline),
-        failure={score: _failure(score, known) for score in scores} if known else {},
+        failure={score: _failure(score, known, failure_dice) for score in scores} if known else {},
         aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
         bounds=judgement.measure(known_cases(known)) if judgement is not None else {},
         resplit_bounds=judgement.remeasure(known_cases(calibration), known_cases(known)) if judgement else {},
@@ -218,7 +232,9 @@ def _dices(results: Sequence[CaseResult]) -> list[float]:
     return [float(result.dice) for result in results if result.dice is not None]
 
 
-def _member(member: Member | ImportedMember, results: Sequence[CaseResult]) -> MemberFigures:
+def _member(
+    member: Member | ImportedMember, results: Sequence[CaseResult], brought: Brought | None = None
+) -> MemberFigures:
     measured = summarise([r.member_dice[member.name] for r in results if member.name in r.member_dice])
     return MemberFigures(
         name=member.name,
@@ -227,6 +243,8 @@ def _member(member: Member | ImportedMember, results: Sequence[CaseResult]) -> M
         validation_dice=member.validation_dice,
         locked_dice=measured.mean,
         n=measured.n,
+        contribution=brought.contribution if brought else None,
+        error_correlation=brought.error_correlation if brought else None,
     )
 
 
@@ -253,8 +271,9 @@ def _with_dice(score: str, results: Sequence[CaseResult]) -> Correlation:
     return correlation([_score(result, score) for result in results], _dices(results))
 
 
-def _failure(score: str, results: Sequence[CaseResult]) -> FailureDetection:
-    return failure_detection([_score(r, score) for r in results], _dices(results), groups=groups(results))
+def _failure(score: str, results: Sequence[CaseResult], failure_dice: float) -> FailureDetection:
+    scores = [_score(r, score) for r in results]
+    return failure_detection(scores, _dices(results), groups=groups(results), failure_dice=failure_dice)
 
 
 def _against(score: str, other: str, results: Sequence[CaseResult]) -> PairedDifference:
@@ -272,9 +291,12 @@ def _differences(
     results: Sequence[CaseResult], members: Sequence[MemberFigures], baseline: MemberFigures | None
 ) -> dict[str, Summary]:
     measured = [member for member in members if member.locked_dice is not None]
-    rivals = {"ensemble_minus_baseline": baseline}
+    validated = [member for member in measured if member.validation_dice is not None]
+    rivals = {BASELINE: baseline}
+    if validated:
+        rivals[BEST_MEMBER] = max(validated, key=lambda member: member.validation_dice or 0.0)
     if measured:
-        rivals["ensemble_minus_best_member"] = max(measured, key=lambda member: member.locked_dice or 0.0)
+        rivals[ORACLE_MEMBER] = max(measured, key=lambda member: member.locked_dice or 0.0)
     differences = {}
     for name, rival in rivals.items():
         both = [result for result in results if rival and rival.name in result.member_dice]

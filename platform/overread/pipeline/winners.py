@@ -9,7 +9,7 @@ from pathlib import Path
 from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
-from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Winners
+from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Vote, Winners
 
 Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
 
@@ -21,7 +21,7 @@ def freeze_winners(
     *,
     top: int,
     chosen: tuple[tuple[str, str], ...] | None = None,
-    votes: Mapping[tuple[str, str], float] | None = None,
+    votes: Mapping[tuple[str, str], Vote] | None = None,
     fusion: FusionName = "soft",
     imported: tuple[ImportedMember, ...] = (),
 ) -> Winners:

@@ -43,6 +43,17 @@ class MemberRow:
     validation_dice: float | None
     locked_dice: float | None = None
     weight: float = 1.0
+    class_weights: tuple[float, ...] = ()
+    """By class id, where members are weighted per class."""
+    contribution: Summary | None = None
+    """To the Dice of the ensemble, on the cases that members were selected by."""
+    error_correlation: float | None = None
+    """Mean correlation of its errors with those of the other members, on the same cases."""
+
+    @property
+    def votes(self) -> str:
+        """The weight, or the weights of the classes, the background first."""
+        return " / ".join(f"{value:.3g}" for value in self.class_weights or (self.weight,))
 
     @classmethod
     def of(cls, member: Member | ImportedMember, locked_dice: float | None = None) -> Self:
@@ -54,6 +65,7 @@ class MemberRow:
             validation_dice=member.validation_dice,
             locked_dice=locked_dice,
             weight=member.weight,
+            class_weights=member.class_weights,
         )
 
 

@@ -1,0 +1,51 @@
+"""The candidates of a selection trained with the other folds held out, so that every case is read out of fold.
+
+A search trains all its networks with one fold held out. The configuration of a candidate is trained once more for each
+other fold, with its own seed and for as many passes as its kept weights had; the last weights are kept, so that nothing
+of these trainings is chosen on the cases they read. On the fold of the search the candidate's own weights read, whose
+epoch may have been chosen there. Trainings stay in `folds/` of the run: the same call again trains what is missing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from overread.ensemble.selection import Candidate
+from overread.pipeline.retraining import jobs_for, retrained_config, train_jobs
+from overread.pipeline.stages import Run
+from overread.records import TrialConfig
+
+FoldTrainings = Mapping[str, Mapping[int, tuple[TrialConfig, Path]]]
+"""By trial id and fold: config and weights of the training that held the fold out."""
+log = logging.getLogger(__name__)
+
+
+def train_folds(
+    run: Run, candidates: Sequence[Candidate], folds: Sequence[int], *, gpus: float = 0.0
+) -> dict[str, dict[int, tuple[TrialConfig, Path]]]:
+    """Train the trial of every candidate for each fold but its own. Must run inside a Ray session.
+
+    A training that fails is left out, with a warning: its candidate cannot read all cases then.
+    """
+    outcomes = {candidate.outcome.trial_id: candidate.outcome for candidate in candidates}
+    wanted = {
+        (trial, fold): retrained_config(outcome, run.prepared, fold=fold)
+        for trial, outcome in outcomes.items()
+        for fold in folds
+        if fold != outcome.config.fold
+    }
+    root = run.folder.folds
+    named = {f"{trial}-fold{fold}": config for (trial, fold), config in wanted.items()}
+    log.info("out of fold: %d trainings of %d candidates", len(named), len(outcomes))
+    found: dict[str, dict[int, tuple[TrialConfig, Path]]] = {trial: {} for trial in outcomes}
+    if not named:
+        return found
+    ended, failed = train_jobs(jobs_for(named, root, gpus_per_worker=gpus), run.prepared, root / "tune")
+    for name, reason in failed.items():
+        log.warning("training %s failed: %s", name, reason)
+    for trial, fold in wanted:
+        if (outcome := ended.get(f"{trial}-fold{fold}")) is not None:
+            found[trial][fold] = (outcome.config, root / outcome.trial_id / str(outcome.weights))
+    return found

@@ -1,0 +1,93 @@
+"""Candidates trained for the other folds, and a selection on the cases of all folds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from overread.cluster.job import TrialJob
+from overread.cluster.session import session
+from overread.data.prepare import serial_map
+from overread.data.store import open_case
+from overread.ensemble.selection import shortlist
+from overread.metrics.overlap import case_dice
+from overread.pipeline import folding
+from overread.pipeline.folding import train_folds
+from overread.pipeline.retraining import retrained_config
+from overread.pipeline.selecting import select
+from overread.pipeline.stages import Run
+from overread.records import Prepared, TrialOutcome
+from overread.search.leaderboard import read_outcomes
+from overread.training.evaluate import predict_probabilities
+from overread.training.inference import load_segmenter
+
+
+def test_a_fold_is_held_out_with_the_seed_and_the_passes_of_the_candidate(two_networks: Run) -> None:
+    outcome, _ = read_outcomes(two_networks.folder.search)["t1"]
+    config = retrained_config(outcome, two_networks.prepared, fold=1)
+    first, second = (len(fold) for fold in two_networks.prepared.splits.folds)
+    # 4 steps on the cases of the second fold are as many passes as these on those of the first
+    assert config.steps == round(4 * first / second)
+    assert (config.fold, config.seed, config.keep, config.epochs) == (1, outcome.config.seed, "last", 2)
+
+
+def test_a_training_that_fails_is_left_out(
+    two_networks: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+
+    def jobs(configs: dict[str, object], root: Path, **_: object) -> list[str]:
+        assert root == two_networks.folder.root / "folds"
+        asked.extend(configs)
+        return [*configs]
+
+    def train(jobs: Sequence[TrialJob], prepared: Prepared, scratch: Path) -> object:
+        ended = read_outcomes(two_networks.folder.search)["t0"][0]
+        return {"t0-fold1": ended}, {"t1-fold1": "out of memory"}
+
+    monkeypatch.setattr(folding, "jobs_for", jobs)
+    monkeypatch.setattr(folding, "train_jobs", train)
+    best = shortlist(read_outcomes(two_networks.folder.search), 9)
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        found = train_folds(two_networks, best, (0, 1))
+    assert asked == ["t0-fold1", "t1-fold1"]  # fold 0 is their own
+    assert {trial: list(folds) for trial, folds in found.items()} == {"t0": [1], "t1": []}
+    assert "training t1-fold1 failed: out of memory" in caplog.text
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    with session(address="local", num_cpus=2):
+        yield
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_every_case_is_read_by_the_training_that_held_it_out(two_networks: Run) -> None:
+    report = select(two_networks, serial_map, most=2, out_of_fold=True)
+    prepared = two_networks.prepared
+    first, second = prepared.splits.folds
+    assert report.folds == (0, 1)
+    outcomes = {
+        path.parent.name: (TrialOutcome.load(path), path.parent)
+        for root in (two_networks.folder.search / "trials", two_networks.folder.root / "folds")
+        for path in root.glob("*/outcome.json")
+    }
+    assert set(outcomes) == {"t0", "t1", "t0-fold1", "t1-fold1"}
+    alone = {}
+    for trial in ("t0", "t1"):
+        dice = []
+        for name, cases in ((trial, first), (f"{trial}-fold1", second)):
+            outcome, folder = outcomes[name]
+            segmenter = load_segmenter(outcome.config, folder / str(outcome.weights), "cpu")
+            for case in cases:
+                assert case not in prepared.splits.fold(outcome.config.fold).train
+                read = predict_probabilities(segmenter, prepared, case, outcome.config, None, "cpu").astype(np.float16)
+                dice.append(case_dice(read.argmax(0).astype(np.uint8), open_case(prepared, case).truth, 2).mean)
+        alone[f"{trial}:main"] = float(np.mean(dice))
+    assert {row.member: row.alone.mean for row in report.contributions} == pytest.approx(alone)
+    assert {row.alone.n for row in report.contributions} == {len(first) + len(second)}
