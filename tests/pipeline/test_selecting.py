@@ -222,8 +222,6 @@ def test_members_named_by_people_are_described(run: Run, caplog: pytest.LogCaptu
 
 
 def test_a_full_disk_is_told_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overread.pipeline import selecting
-
-    monkeypatch.setattr(selecting.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(UserError, match="select by the rule"):
         select(run, lambda *_: pytest.fail("must not read"), most=2)
