@@ -27,14 +27,9 @@ from overread.metrics.rates import count_case, rates
 from overread.records import MAIN, Batch, Prepared, TrialConfig, Variant
 from overread.reproduction.paper import Protocol, Size
 from overread.reproduction.results import CaseMeasures
+from overread.training.evaluate import predict_probabilities
 from overread.training.extras import stored_extras
-from overread.training.inference import (
-    FoundInstances,
-    load_segmenter,
-    predict_alternatives,
-    predict_instances,
-    predict_volume,
-)
+from overread.training.inference import FoundInstances, load_segmenter, predict_alternatives, predict_instances
 
 if TYPE_CHECKING:
     from overread.architectures import Segmenter
@@ -95,9 +90,7 @@ class TestCase:
         return self.main if variant is None or variant.name == MAIN else self._read(variant)
 
     def _read(self, variant: Variant) -> NDArray[np.float32]:
-        extras = stored_extras(self.segmenter.needs, self.prepared, self.case_id)
-        read = predict_volume(self.segmenter, self.image, self.config, variant, self.device, extras=extras)
-        return self.native(read)
+        return predict_probabilities(self.segmenter, self.prepared, self.case_id, self.config, variant, self.device)
 
     def alternatives(self, anchors: Batch | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield the other readings of `main`, by name, in the native grid; with anchors those that they give."""
