@@ -46,7 +46,7 @@ def test_scores_are_compared_on_cases_that_have_all_of_them() -> None:
     results = {score.row: unsure if score.row == relation_unet.PLAIN else whole for score in relation_unet.FIGURE}
     (only,) = relation_unet.shared_cases(SimpleNamespace(results=results))
     assert set(only) == {score.title for score in relation_unet.FIGURE}
-    assert only[relation_unet.FIGURE[0].title] == (0.5, 0.9, 0, "p0")
+    assert only[relation_unet.FIGURE[0].title] == (0.5, 0.9, "p0")
 
 
 @pytest.fixture

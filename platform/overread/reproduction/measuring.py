@@ -151,20 +151,19 @@ class TestCase:
         return count_overlaps(ids, truth, found.scores)
 
     def relation_scores(self) -> dict[str, float | None]:
-        """Return the network's own pair scores (`c_<i><j>`), and the Dice of each reading they name."""
+        """Return the network's own scores of its readings (`c_<i><j>`), and the Dice of each other reading of it."""
         sets = self.segmenter.relation_sets()
         if not sets:
             return {}
-        names = {name for readings in sets.values() for name in readings}
+        compared = {name for readings in sets.values() for name in readings}
         found: dict[str, float | None] = {}
 
         def masks() -> Iterator[tuple[str, Ids]]:
             for name, probabilities in self.alternatives():
-                if name in names:
-                    mask = probabilities.argmax(0).astype(np.uint8)
-                    if len(names) <= MANY:
-                        found[f"dice_{name}"] = self.rates(mask)["dice"]
-                    yield name, mask
+                mask = probabilities.argmax(0).astype(np.uint8)
+                if len(compared) <= MANY:
+                    found[f"dice_{name}"] = self.rates(mask)["dice"]
+                yield name, mask
 
         shape = self.prepared.case(self.case_id).native_shape
         scores = relation_scores(sets, masks(), shape, self.prepared.classes)

@@ -19,7 +19,7 @@ from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 from overread.reproduction.printed import paper_dataset, printed_text
-from overread.reproduction.results import CaseMeasures, Findings, RowResult
+from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review import figures
 from overread.review.tables import Grid
@@ -127,21 +127,15 @@ def _rows() -> tuple[Row, ...]:
 
 def measure(case: TestCase) -> dict[str, float | None]:
     """Return the Dice of every reading, and every confidence that the row's network has."""
-    import numpy as np
-
     from overread.confidence.entropy import negative_entropy
-    from overread.confidence.scores import relation_scores
     from overread.ensemble import features
 
     values: dict[str, float | None] = {"entropy": negative_entropy(case.probabilities())}
-    sets = case.segmenter.relation_sets()
     if case.row == DROPOUT:
         return values | case.relation_scores()
     values["sa_mean"] = features.mean_sa(case.segmenter, case.image, case.config, case.device)
-    if sets:
-        masks = {name: p.argmax(0).astype(np.uint8) for name, p in case.alternatives()}
-        values |= {f"dice_{name}": case.rates(mask)["dice"] for name, mask in masks.items()}
-        values |= relation_scores(sets, masks.items(), case.truth.shape, case.prepared.classes)
+    if case.segmenter.relation_sets():
+        values |= case.relation_scores()
         fold = case.prepared.splits.fold(case.config.fold)
         for name, others in (("train", fold.train), ("test", fold.validation)):
             values |= read_with_anchors(case, name, others)
@@ -208,38 +202,30 @@ def _differences(findings: Findings) -> Grid:
     return Grid(title, ("readings", "mean (95 % interval by group)"), tuple(rows))
 
 
-def by_fold(result: RowResult) -> list[list[CaseMeasures]]:
-    """Return the cases of each fold, in the order of the folds."""
-    folds: dict[int, list[CaseMeasures]] = {}
-    for case in result.cases:
-        folds.setdefault(case.fold, []).append(case)
-    return [folds[fold] for fold in sorted(folds)]
-
-
 def fold_correlations(result: RowResult, measure: str) -> list[float]:
     """Return Pearson's r of a confidence with the row's Dice in each fold where it is defined."""
     from overread.confidence.coverage import correlation
 
     found = []
-    for cases in by_fold(result):
+    for cases in result.by_fold():
         r = correlation([c.values.get(measure) for c in cases], [c.values["dice"] or 0.0 for c in cases]).pearson
         if r is not None:
             found.append(r)
     return found
 
 
-def shared_cases(findings: Findings) -> list[dict[str, tuple[float, float, int, str]]]:
-    """Return, for each case that has all of the shown scores, by title (score, Dice, fold, group).
+def shared_cases(findings: Findings) -> list[dict[str, tuple[float, float, str]]]:
+    """Return, for each case that has all of the shown scores, by title (score, Dice, group).
 
     Correlations are compared on the same cases: a score that passes over hard ones would look better.
     """
     shown = _shown(findings)
-    by_case: dict[str, dict[str, tuple[float, float, int, str]]] = {}
+    by_case: dict[str, dict[str, tuple[float, float, str]]] = {}
     for score, result in shown:
         for case in result.cases:
             value = case.values.get(score.measure)
             if value is not None:
-                own = (value, case.values["dice"] or 0.0, case.fold, case.group)
+                own = (value, case.values["dice"] or 0.0, case.group)
                 by_case.setdefault(case.case, {})[score.title] = own
     return [found for found in by_case.values() if len(found) == len(shown)]
 
@@ -269,11 +255,11 @@ def _table_of_pearson_differences(findings: Findings) -> Grid:
     cases, (first, *others) = shared_cases(findings), FIGURE
     rows = []
     if cases and first.title in cases[0]:
-        mine = [(case[first.title][0], case[first.title][1]) for case in cases]
-        groups = [case[first.title][3] for case in cases]
+        mine = [case[first.title][:2] for case in cases]
+        groups = [case[first.title][2] for case in cases]
         for other in others:
             if other.title in cases[0]:
-                theirs = [(case[other.title][0], case[other.title][1]) for case in cases]
+                theirs = [case[other.title][:2] for case in cases]
                 found = pearson_difference(mine, theirs, groups=groups)
                 figures_of = [v for v in (found.value, found.low, found.high) if v is not None]
                 text = "{:+.3f} ({:+.3f} to {:+.3f}, n={})" if len(figures_of) == 3 else "–"  # noqa: RUF001
@@ -338,7 +324,7 @@ def _coverage(findings: Findings, folder: Path) -> Path | None:
     for score, result in _shown(findings):
         curves = [
             coverage_curve([c.values.get(score.measure) for c in fold], [c.values["dice"] or 0.0 for c in fold])
-            for fold in by_fold(result)
+            for fold in result.by_fold()
         ]
         points = zip(SHARES, zip(*curves, strict=True), strict=True)
         series[score.title] = [(float(d), sum(p.dice for p in at) / len(at)) for d, at in points]

@@ -64,14 +64,17 @@ class RowResult(JsonRecord):
             cases=tuple(case for result in results for case in result.cases),
         )
 
+    def by_fold(self) -> list[list[CaseMeasures]]:
+        """Return the cases of each fold, in the order of the folds."""
+        folds: dict[int, list[CaseMeasures]] = {}
+        for case in self.cases:
+            folds.setdefault(case.fold, []).append(case)
+        return [folds[fold] for fold in sorted(folds)]
+
     def fold_means(self, measure: str, *, foreground_only: bool = False) -> list[float]:
         """Return the mean of a measure over the cases of each fold where it is defined, in the order of the folds."""
-        found: dict[int, list[float]] = {}
-        for case in self.cases:
-            value = case.values.get(measure)
-            if value is not None and (case.has_foreground or not foreground_only):
-                found.setdefault(case.fold, []).append(value)
-        return [sum(found[fold]) / len(found[fold]) for fold in sorted(found)]
+        folds = ([value for value, _ in _defined(cases, measure, foreground_only)] for cases in self.by_fold())
+        return [sum(values) / len(values) for values in folds if values]
 
     def values(self, measure: str) -> list[float]:
         """Return a measure of all cases where it is defined."""
@@ -79,11 +82,7 @@ class RowResult(JsonRecord):
 
     def summary(self, measure: str, *, foreground_only: bool = False) -> Summary:
         """Return mean, sd, n and interval of a measure over the cases where it is defined, resampled by group."""
-        found = [
-            (value, case.group)
-            for case in self.cases
-            if (value := case.values.get(measure)) is not None and (case.has_foreground or not foreground_only)
-        ]
+        found = _defined(self.cases, measure, foreground_only)
         return summarise([value for value, _ in found], groups=[group for _, group in found])
 
     def with_dice(self, measure: str) -> RowResult:
@@ -100,6 +99,15 @@ class RowResult(JsonRecord):
             if (mine := case.values.get(measure)) is not None and (their := theirs.get(case.case)) is not None
         ]
         return paired_bootstrap([a for a, _, _ in pairs], [b for _, b, _ in pairs], groups=[g for *_, g in pairs])
+
+
+def _defined(cases: Sequence[CaseMeasures], measure: str, foreground_only: bool) -> list[tuple[float, str]]:
+    """Return a measure where it is defined, with the case's group; cases without foreground are left out if told."""
+    return [
+        (value, case.group)
+        for case in cases
+        if (value := case.values.get(measure)) is not None and (case.has_foreground or not foreground_only)
+    ]
 
 
 def _mean_report(reports: Sequence[EpochReport]) -> EpochReport:
