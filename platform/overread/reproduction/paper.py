@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from overread.tracking.runs import Tracker
 
 Size = Literal["small", "paper"]
+CROSS_ENTROPY = {"ce": 1.0, "dice": 0.0}
+"""Of papers that train all models by it alone: also those whose own papers add Dice."""
+NO_AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=0.0, scale=0.0, intensity=0.0)
+HALVING = OptimiserConfig(name="adam", learning_rate=1e-4, weight_decay=0.0, schedule="halving")
+"""Of U-Netmer and Relation U-Net: halved every 20 of 100 epochs."""
 PRINTED = "Printed figures are the paper's, on other splits, sizes and trainings: beside ours, not to be beaten here."
 
 

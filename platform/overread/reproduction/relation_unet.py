@@ -12,12 +12,19 @@ group) and the predictive entropy. Each confidence is correlated with the Dice o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import (
+    CROSS_ENTROPY,
+    HALVING,
+    NO_AUGMENTATION,
+    PAPERS,
+    Paper,
+    Protocol,
+    Row,
+)
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
@@ -78,15 +85,13 @@ CONFIDENCES = (
 )
 FIGURE = CONFIDENCES[:4]
 """The proposed score and the three others, each of its own network."""
-CROSS_ENTROPY = {"ce": 1.0, "dice": 0.0}
-NO_AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=0.0, scale=0.0, intensity=0.0)
 PROTOCOLS = {
     "paper": Protocol(
         max_side=256,
         width=1.0,
         passes=100,
         batch_size=16,
-        optimiser=OptimiserConfig(name="adam", learning_rate=1e-4, weight_decay=0.0, schedule="halving"),
+        optimiser=HALVING,
         augment=NO_AUGMENTATION,
         losses=CROSS_ENTROPY,
         merge_labels=True,
@@ -98,7 +103,7 @@ PROTOCOLS = {
         width=0.25,
         steps=1200,
         batch_size=16,
-        optimiser=OptimiserConfig(name="adam", learning_rate=2e-3, weight_decay=0.0, schedule="halving"),
+        optimiser=replace(HALVING, learning_rate=2e-3),
         augment=NO_AUGMENTATION,
         losses=CROSS_ENTROPY,
         validations=6,

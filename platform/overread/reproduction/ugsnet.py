@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import CROSS_ENTROPY, NO_AUGMENTATION, PAPERS, Paper, Protocol, Row
 from overread.reproduction.ugsnet_figures import pictures
 from overread.reproduction.ugsnet_measures import NAME, measure, measure_lists
 from overread.reproduction.ugsnet_tables import BACKBONE, FULL, TWO_LOSSES, V1, exhibits
@@ -48,8 +48,6 @@ COMPARATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Channel U-Net": ("channel_unet", {}),
 }
 CORE = (BACKBONE, V1, TWO_LOSSES, FULL)
-CROSS_ENTROPY = {"ce": 1.0, "dice": 0.0}
-"""For the comparators too, also those whose own papers add Dice."""
 PROTOCOLS = {
     "paper": Protocol(
         max_side=64,
@@ -57,7 +55,7 @@ PROTOCOLS = {
         passes=200,
         batch_size=32,
         optimiser=OptimiserConfig(name="adam", learning_rate=1e-4, weight_decay=1e-4, schedule="cosine"),
-        augment=AugmentConfig(flip=False, rotate_degrees=0.0, scale=0.0, intensity=0.0),
+        augment=NO_AUGMENTATION,
         losses=CROSS_ENTROPY,
         merge_labels=True,
         folds=5,

@@ -9,13 +9,21 @@ the rest fit two CPU cores: a quarter of the width, 128 pixels, a fixed number o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from overread.metrics.rates import RATES
-from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import (
+    CROSS_ENTROPY,
+    HALVING,
+    NO_AUGMENTATION,
+    PAPERS,
+    Paper,
+    Protocol,
+    Row,
+)
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
@@ -65,17 +73,13 @@ def _rows() -> tuple[Row, ...]:
     )
 
 
-CROSS_ENTROPY = {"ce": 1.0, "dice": 0.0}
-"""For every model, also those whose own papers add Dice."""
-NO_AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=0.0, scale=0.0, intensity=0.0)
 PROTOCOLS = {
     "paper": Protocol(
         max_side=256,
         width=1.0,
-        steps=None,
         passes=100,
         batch_size=16,
-        optimiser=OptimiserConfig(name="adam", learning_rate=1e-4, weight_decay=0.0, schedule="halving"),
+        optimiser=HALVING,
         augment=NO_AUGMENTATION,
         losses=CROSS_ENTROPY,
         merge_labels=True,
@@ -85,7 +89,7 @@ PROTOCOLS = {
         width=0.25,
         steps=1200,
         batch_size=8,
-        optimiser=OptimiserConfig(name="adam", learning_rate=2e-3, weight_decay=0.0, schedule="halving"),
+        optimiser=replace(HALVING, learning_rate=2e-3),
         augment=NO_AUGMENTATION,
         losses=CROSS_ENTROPY,
         validations=6,

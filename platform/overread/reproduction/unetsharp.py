@@ -86,7 +86,6 @@ PROTOCOLS = {
     "paper": Protocol(
         max_side=96,
         width=1.0,
-        steps=None,
         passes=100,
         batch_size=128,
         optimiser=TRAINING,

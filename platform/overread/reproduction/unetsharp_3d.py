@@ -17,6 +17,7 @@ from overread.reproduction.paper import PAPERS, Paper, Protocol
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings
 from overread.reproduction.unetsharp import (
+    AUGMENTATION,
     DATASETS,
     TRAINING,
     differences,
@@ -41,7 +42,7 @@ PROTOCOLS = {
         passes=100,
         batch_size=8,
         optimiser=TRAINING,
-        augment=AugmentConfig(flip=True, rotate_degrees=15.0, scale=0.0, intensity=0.1),
+        augment=AUGMENTATION,
     ),
     "small": Protocol(
         max_side=64,

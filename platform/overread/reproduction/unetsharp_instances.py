@@ -20,12 +20,12 @@ from overread.metrics.instances import (
     average_precision,
     threshold_precision,
 )
-from overread.records import AugmentConfig, OptimiserConfig
+from overread.records import OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
-from overread.reproduction.unetsharp import DATASETS, pooled_iou, share
+from overread.reproduction.unetsharp import AUGMENTATION, DATASETS, pooled_iou, share
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
@@ -37,7 +37,6 @@ ENCODERS = {"": "double_conv", " VGG16": "vgg16", " R101": "resnet101"}
 CORE = ("Mask R-CNN#",)
 CONFIDENT = 0.5
 """Least score of what counts as an object: the network says that it is one rather than that it is not."""
-AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=15.0, scale=0.0, intensity=0.1)
 PROTOCOLS = {
     "paper": Protocol(
         max_side=512,
