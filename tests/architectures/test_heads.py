@@ -6,7 +6,6 @@ from torch import nn
 
 from overread.architectures.contract import Features, Network
 from overread.architectures.heads import (
-    SigmoidSegmenter,
     SoftmaxSegmenter,
     check_weights,
     relation_classes,
@@ -93,24 +92,13 @@ def test_weights_that_cannot_train_are_refused(weights):
         check_weights(weights)
 
 
-@pytest.mark.parametrize(("kind", "outputs"), [(SoftmaxSegmenter, 3), (SigmoidSegmenter, 2)])
-def test_any_network_becomes_a_segmenter(kind, outputs):
-    segmenter = kind(Identity(), classes=3)
+def test_any_network_becomes_a_segmenter():
+    segmenter = SoftmaxSegmenter(Identity(), classes=3)
     batch: Batch = toy_batch((4, 4), channels=2)
-    assert segmenter.logits(batch.images).shape == (3, outputs, 4, 4)
+    assert segmenter.logits(batch.images).shape == (3, 3, 4, 4)
     segmenter(batch)["loss"].backward()
     assert segmenter.head.weight.grad is not None
     torch.testing.assert_close(segmenter.read(batch).probabilities.sum(1), torch.ones(3, 4, 4))
-
-
-def test_sigmoid_reading_by_hand():
-    segmenter = SigmoidSegmenter(Identity(), classes=2)
-    with torch.no_grad():
-        segmenter.head.weight.zero_()
-        segmenter.head.bias.fill_(math.log(3))
-    assert segmenter.read(toy_batch((2, 2), channels=2, classes=2)).probabilities[0, :, 0, 0].tolist() == pytest.approx(
-        [0.25, 0.75]
-    )
 
 
 @pytest.mark.parametrize(("outputs", "classes"), [(3, 3), (2, 3), (1, 2)])

@@ -13,7 +13,6 @@ maps are averaged (or repeated) to the grid, a BN and a ReLU follow, and the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, normalisation, transposed_up
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -123,17 +122,7 @@ class ChannelUNet(EncoderDecoder):
     published=Published(in_channels=3, classes=2, size=(64, 64)),
     network=ChannelUNet,
 )
-class ChannelUNetSegmenter(SoftmaxSegmenter):
+class ChannelUNetSegmenter(PlainSegmenter):
     """Channel-UNet with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: ChannelUNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = ChannelUNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = ChannelUNet

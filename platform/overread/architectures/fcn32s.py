@@ -11,7 +11,6 @@ by 100 with a crop at the end; upsampling is bilinear, which is what the paper's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from overread.architectures.blocks import convolution, initialise_he, upsample
 from overread.architectures.contract import Features, Network, Published, architecture
 from overread.architectures.encoders import VGG16_STAGES
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import Variant
@@ -99,22 +98,12 @@ def _stage(inputs: int, outputs: int, convolutions: int) -> nn.Sequential:
     published=Published(in_channels=3, classes=2, size=(64, 64)),
     network=FCN32s,
 )
-class FCN32sSegmenter(SoftmaxSegmenter):
+class FCN32sSegmenter(PlainSegmenter):
     """FCN-32s with a softmax head. Published loss: cross-entropy."""
 
     network: FCN32s
 
-    def __init__(
-        self,
-        options: FCN32sOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = FCN32s(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = FCN32s
 
     def logits(self, images: Tensor, variant: Variant | None = None) -> Tensor:
         """Map (B, C, H, W) to logits (B, K, H, W): those of the coarse map, upsampled."""

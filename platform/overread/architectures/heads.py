@@ -1,9 +1,8 @@
-"""Heads, losses and readings over any Network: softmax over all classes, or one sigmoid per foreground class."""
+"""A softmax head over any Network, and what heads of every kind share: losses, start, probabilities."""
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -125,37 +124,33 @@ def relation_classes(logits: Tensor) -> Tensor:
     return scores / scores.sum(1, keepdim=True)
 
 
-class HeadSegmenter(Segmenter):
-    """Any Network with a head (1x1, or of `kernel`); subclasses say what its maps mean."""
+class SoftmaxSegmenter(Segmenter):
+    """Any Network with a head (1x1, or of `kernel`) over all classes: softmax, cross-entropy and foreground Dice."""
+
+    default_losses = SOFTMAX_LOSSES
 
     def __init__(
-        self,
-        network: Network,
-        *,
-        classes: int,
-        outputs: int,
-        kernel: int = 1,
-        losses: Mapping[str, float] | None = None,
+        self, network: Network, *, classes: int, kernel: int = 1, losses: Mapping[str, float] | None = None
     ) -> None:
         super().__init__()
         self.network = network
         self.classes = check_classes(classes)
-        head = convolution(network.spatial_dims, network.feature_channels, outputs, kernel)
+        head = convolution(network.spatial_dims, network.feature_channels, classes, kernel)
         self.head = start_from_prior(head, classes)
         self.needs = Needs(size_multiple=network.size_multiple)
         self.loss_weights = check_weights(self._loss_weights(losses))
 
     def logits(self, images: Tensor, variant: Variant | None = None) -> Tensor:
-        """Map (B, C, *S) to the logits of the head (B, outputs, *S)."""
+        """Map (B, C, *S) to the logits of the head (B, K, *S)."""
         return self.head(self.network.features(images, variant).last)
 
-    @abstractmethod
-    def activate(self, logits: Tensor) -> Tensor:
-        """Return class probabilities (B, K, *S) from float32 logits."""
+    def forward(self, batch: Batch, part: int = 0) -> Losses:
+        """Return `ce`, `dice` (where weighted) and "loss"."""
+        return softmax_losses(self.logits(batch.images), batch.soft_targets(self.classes), self.loss_weights)
 
     def probabilities(self, images: Tensor, variant: Variant | None = None) -> Tensor:
         """Return (B, K, *S) float32 class probabilities; gradients flow unless the caller switches them off."""
-        return self.activate(self.logits(images, variant).float())
+        return self.logits(images, variant).float().softmax(1)
 
     def read(
         self,
@@ -167,25 +162,6 @@ class HeadSegmenter(Segmenter):
     ) -> Readings:
         """Read a batch with one forward pass; there are no alternatives."""
         return Readings(probabilities=self.probabilities(batch.images, variant))
-
-
-class SoftmaxSegmenter(HeadSegmenter):
-    """Any Network with a head over all classes: softmax, cross-entropy and foreground Dice."""
-
-    default_losses = SOFTMAX_LOSSES
-
-    def __init__(
-        self, network: Network, *, classes: int, kernel: int = 1, losses: Mapping[str, float] | None = None
-    ) -> None:
-        super().__init__(network, classes=classes, outputs=classes, kernel=kernel, losses=losses)
-
-    def activate(self, logits: Tensor) -> Tensor:
-        """Return the softmax over the classes."""
-        return logits.softmax(1)
-
-    def forward(self, batch: Batch, part: int = 0) -> Losses:
-        """Return `ce`, `dice` (where weighted) and "loss"."""
-        return softmax_losses(self.logits(batch.images), batch.soft_targets(self.classes), self.loss_weights)
 
 
 class PlainSegmenter(SoftmaxSegmenter):
@@ -206,21 +182,3 @@ class PlainSegmenter(SoftmaxSegmenter):
     ) -> None:
         network = type(self).network_class(options, in_channels=in_channels, spatial_dims=spatial_dims)
         super().__init__(network, classes=classes, kernel=self.kernel, losses=losses)
-
-
-class SigmoidSegmenter(HeadSegmenter):
-    """Any Network with a head over the foreground classes: one sigmoid each, focal, Dice and Lovász losses."""
-
-    default_losses = SIGMOID_LOSSES
-
-    def __init__(self, network: Network, *, classes: int, losses: Mapping[str, float] | None = None) -> None:
-        super().__init__(network, classes=classes, outputs=classes - 1, losses=losses)
-
-    def activate(self, logits: Tensor) -> Tensor:
-        """Return the sigmoids with the background they leave."""
-        return with_background(logits.sigmoid(), (-logits).sigmoid())
-
-    def forward(self, batch: Batch, part: int = 0) -> Losses:
-        """Return `focal`, `dice`, `lovasz` (where weighted) and "loss"."""
-        targets = batch.soft_targets(self.classes)[:, 1:]
-        return sigmoid_losses(self.logits(batch.images), targets, self.loss_weights)

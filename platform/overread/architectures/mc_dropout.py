@@ -113,7 +113,7 @@ class MCDropoutSegmenter(SoftmaxSegmenter):
             generators = [torch.Generator(last.device).manual_seed(seed) for seed in seeds]
             for name in self._names():
                 kept = torch.stack([draw_kept(tuple(last.shape[1:]), self.rate, own) for own in generators])
-                yield name, self.activate(self.head(last * kept / (1 - self.rate)).float())
+                yield name, self.head(last * kept / (1 - self.rate)).float().softmax(1)
 
         def mean() -> Tensor:
             total = torch.zeros((), device=last.device)

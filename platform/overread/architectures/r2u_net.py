@@ -13,7 +13,6 @@ same layers in 3-D.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, cat, nn
@@ -21,7 +20,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.attention_unet import Gate
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import PlainSegmenter
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -131,17 +130,7 @@ class R2UNet(EncoderDecoder):
     network=R2UNet,
     also={"r2au_net": Published(in_channels=3, classes=2, size=(64, 64), options={"attention": True})},
 )
-class R2UNetSegmenter(SoftmaxSegmenter):
+class R2UNetSegmenter(PlainSegmenter):
     """R2U-Net with a softmax head. Published loss: cross-entropy."""
 
-    def __init__(
-        self,
-        options: R2UNetOptions,
-        *,
-        in_channels: int,
-        classes: int,
-        spatial_dims: int = 2,
-        losses: Mapping[str, float] | None = None,
-    ) -> None:
-        network = R2UNet(options, in_channels=in_channels, spatial_dims=spatial_dims)
-        super().__init__(network, classes=classes, losses=losses)
+    network_class = R2UNet
