@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from overread.data import corruptions
-from overread.data.corruptions import CORRUPTIONS, STRENGTHS, conditions, corrupt, corrupted, kind_of
+from overread.data.corruptions import CORRUPTIONS, STRENGTHS, conditions, corrupt, corrupted
 from overread.errors import UserError
 
 
@@ -22,7 +22,6 @@ def image() -> np.ndarray:
 
 def test_conditions_are_clean_and_seven_corruptions_at_three_strengths() -> None:
     assert conditions()[0] == "clean" and len(conditions()) == 1 + 7 * 3
-    assert kind_of("clean") == "clean" and kind_of("resolution-3") == "resolution"
 
 
 def test_every_corruption_is_deterministic_by_case_and_seed_and_grows(image: np.ndarray) -> None:

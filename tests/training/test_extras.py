@@ -13,7 +13,7 @@ from overread.data.store import open_case
 from overread.records import AugmentConfig, Batch, Extra, Needs, Prepared, Readings, Variant
 from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config
 from overread.training.evaluate import predict_case
-from overread.training.extras import ensure_extras, lacking_extras, store_extras, stored_extras
+from overread.training.extras import ensure_extras, lacking_extras, stored_extras
 from overread.training.inference import predict_volume
 from overread.training.worker import WorkerContext, train_trial
 
@@ -119,13 +119,13 @@ def test_extras_of_another_shape_are_refused(prepared: Prepared) -> None:
 def test_what_is_computed_and_why_is_said_once(prepared: Prepared, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "overread.training.extras")
     ids = [case.id for case in prepared.cases]
-    assert store_extras(CONFIG, prepared, ids, "cpu") == 10
-    assert store_extras(CONFIG, prepared, ids, "cpu") == 0
+    segmenter = build_segmenter(CONFIG)
+    assert ensure_extras(segmenter, prepared, ids) == 10
+    assert ensure_extras(segmenter, prepared, ids) == 0
     assert [record.message for record in caplog.records] == [
         "computing twice of 10 cases of 'tiny': none are stored yet"
     ]
     caplog.clear()
-    segmenter = build_segmenter(CONFIG)
     segmenter.needs = Needs(extras={"twice": Extra(1, "v2")})
     assert ensure_extras(segmenter, prepared, ids[:4]) == 4
     assert [record.message for record in caplog.records] == [
@@ -140,7 +140,7 @@ def test_the_driver_knows_what_a_trial_will_compute(prepared: Prepared) -> None:
     of_others = "computing twice of 10 cases of 'tiny': those stored are of other weights, settings or data"
     assert lacking_extras(CONFIG, prepared) == of_others
     assert CALLS == []  # asking computes nothing
-    store_extras(CONFIG, prepared, [case.id for case in prepared.cases], "cpu")
+    ensure_extras(build_segmenter(CONFIG), prepared, [case.id for case in prepared.cases])
     assert lacking_extras(CONFIG, prepared) == ""
 
 

@@ -52,11 +52,6 @@ def conditions() -> tuple[str, ...]:
     return (CLEAN, *(f"{name}-{strength}" for name, strength in product(CORRUPTIONS, STRENGTHS)))
 
 
-def kind_of(condition: str) -> str:
-    """Return the corruption of a condition: `blur` of `blur-2`; `clean` is its own."""
-    return condition.rpartition("-")[0] or condition
-
-
 def corrupt(image: Image, condition: str, case: str, seed: int = 0) -> Image:
     """Return a prepared image (C, D, H, W) in a condition of `conditions`; another name raises `UserError`."""
     if condition == CLEAN:

@@ -18,14 +18,8 @@ from torch import Tensor
 from overread.architectures.contract import Segmenter, build_segmenter
 from overread.data.store import CaseArrays, open_case
 from overread.records import Needs, Prepared, TrialConfig
-from overread.training.pretrained import load_pretrained
 
 logger = logging.getLogger(__name__)
-
-
-def store_extras(config: TrialConfig, prepared: Prepared, case_ids: Sequence[str], device: torch.device | str) -> int:
-    """Compute the missing extras of a trial's cases, apart from its training; return how many cases lacked them."""
-    return ensure_extras(load_pretrained(build_segmenter(config)).to(device), prepared, case_ids)
 
 
 def ensure_extras(segmenter: Segmenter, prepared: Prepared, case_ids: Sequence[str]) -> int:
