@@ -5,9 +5,7 @@ import pytest
 
 from overread.errors import UserError
 from overread.metrics.overlap import Counts, class_counts
-from overread.metrics.rates import RATES, CaseCounts, RatesTable, count_case, rates, rates_table
-
-NAMES = ("background", "organ", "tumour")
+from overread.metrics.rates import RATES, foreground_counts, rates
 
 
 def test_six_rates_by_hand() -> None:
@@ -53,63 +51,17 @@ def test_every_pair_of_small_masks_against_sets() -> None:
             "specificity": 1 - len(a - b) / len(everywhere - b) if everywhere - b else None,
             "precision": 1 - len(a - b) / len(a) if a else None,
         }
-        found = rates(count_case("", prediction, truth, ("background", "organ")).foreground)
+        found = rates(foreground_counts(prediction, truth, 2))
         assert found == pytest.approx(expected), (a, b)
 
 
-def test_classes_against_the_rest_and_merged() -> None:
+def test_classes_are_merged() -> None:
     prediction, truth = np.array([[0, 1, 1, 2, 2]]), np.array([[0, 0, 1, 1, 2]])
-    counts = count_case("a", prediction, truth, NAMES)
-    assert counts == CaseCounts(
-        case="a",
-        foreground=Counts(tp=3, fp=1, fn=0, tn=1),  # the voxel of organ read as tumour is foreground all the same
-        per_class={"organ": Counts(tp=1, fp=1, fn=1, tn=2), "tumour": Counts(tp=1, fp=1, fn=0, tn=3)},
-    )
-    assert counts.foreground == class_counts(prediction > 0, truth > 0, 2)[1]
-
-
-def test_one_class_is_the_merged_foreground() -> None:
-    counts = count_case("a", np.array([0, 1, 1, 0]), np.array([1, 1, 0, 0]), NAMES[:2])
-    assert counts.per_class["organ"] == counts.foreground
-
-
-def test_summary_leaves_out_what_is_undefined_and_says_n() -> None:
-    rows = [
-        count_case("half", np.array([1, 0, 0, 0]), np.array([1, 1, 0, 0]), NAMES[:2]),  # sensitivity 1/2, precision 1
-        count_case("whole", np.array([1, 1, 0, 0]), np.array([1, 1, 0, 0]), NAMES[:2]),  # 1 and 1
-        count_case("normal", np.array([0, 0, 0, 0]), np.array([0, 0, 0, 0]), NAMES[:2]),  # undefined, undefined
-        count_case("alarm", np.array([1, 0, 0, 0]), np.array([0, 0, 0, 0]), NAMES[:2]),  # undefined, 0
-    ]
-    found = rates_table(rows).foreground
-    assert tuple(found) == RATES
-    dice, sensitivity, precision = found["dice"], found["sensitivity"], found["precision"]
-    assert (dice.all.mean, dice.all.n) == (pytest.approx((2 / 3 + 1 + 1 + 0) / 4), 4)
-    assert (dice.foreground.mean, dice.foreground.n) == (pytest.approx(5 / 6), 2)
-    assert (sensitivity.all.mean, sensitivity.all.n) == (pytest.approx(3 / 4), 2)
-    assert sensitivity.all.sd == pytest.approx((2 * 0.25**2) ** 0.5)  # of the sample: divided by n - 1 = 1
-    assert (precision.all.mean, precision.all.n) == (pytest.approx(2 / 3), 3)
-    for rate in found.values():  # an undefined rate does not hide a normal case
-        assert (rate.normal, rate.false_positives, rate.false_positive_rate) == (2, 1, 0.5)
-
-
-def test_summary_by_class_group_and_json() -> None:
-    rows = [
-        count_case("a", np.array([0, 1, 2]), np.array([0, 1, 2]), NAMES),
-        count_case("b", np.array([0, 1, 0]), np.array([0, 1, 2]), NAMES),
-    ]
-    table = rates_table(rows, groups=["patient", "patient"])
-    assert list(table.per_class) == ["organ", "tumour"]
-    assert table.per_class["organ"]["dice"].all.mean == 1
-    assert table.per_class["tumour"]["sensitivity"].all.mean == 0.5
-    assert table.per_class["tumour"]["dice"].all.low is None  # one group has no interval
-    assert RatesTable.from_json(table.to_json()) == table
-
-
-def test_no_cases_have_no_means() -> None:
-    table = rates_table([])
-    assert table.per_class == {} and table.foreground["dice"].all.n == 0 and table.foreground["dice"].all.mean is None
+    counts = foreground_counts(prediction, truth, 3)
+    assert counts == Counts(tp=3, fp=1, fn=0, tn=1)  # the voxel of class 1 read as class 2 is foreground all the same
+    assert counts == class_counts(prediction > 0, truth > 0, 2)[1]
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:
     with pytest.raises(UserError, match="same shape"):
-        count_case("a", np.zeros(2, int), np.zeros(3, int), NAMES)
+        foreground_counts(np.zeros(2, int), np.zeros(3, int), 3)

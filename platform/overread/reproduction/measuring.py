@@ -23,7 +23,7 @@ from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.metrics.instances import Overlaps, count_overlaps
 from overread.metrics.overlap import Counts, case_dice
-from overread.metrics.rates import count_case, rates
+from overread.metrics.rates import foreground_counts, rates
 from overread.records import MAIN, Batch, Prepared, TrialConfig, Variant
 from overread.reproduction.paper import Protocol, Size
 from overread.reproduction.results import CaseMeasures
@@ -127,7 +127,7 @@ class TestCase:
 
     def rates(self, mask: NDArray[np.integer]) -> dict[str, float | None]:
         """Return all rates of a mask's merged foreground."""
-        return rates(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground)
+        return rates(foreground_counts(mask, self.truth, self.prepared.classes))
 
     def class_dice(self, mask: NDArray[np.integer]) -> float:
         """Return the mean Dice over the foreground classes that mask or truth has."""
@@ -135,7 +135,7 @@ class TestCase:
 
     def counts(self, mask: NDArray[np.integer], name: str = "") -> dict[str, float | None]:
         """Return `tp`, `fp` and `fn` of a mask's merged foreground, for pooled measures; `name` is put before them."""
-        return pooled_counts(count_case(self.case_id, mask, self.truth, self.prepared.label_names).foreground, name)
+        return pooled_counts(foreground_counts(mask, self.truth, self.prepared.classes), name)
 
     @cached_property
     def instances(self) -> FoundInstances:
@@ -225,7 +225,7 @@ def measure_mask(folder: Path, prepared: Prepared, case_id: str, fold: int = 0) 
     if mask.shape != case.native_shape:
         raise UserError(f"{found[0]} must have the shape {case.native_shape} of its case, but has {mask.shape}")
     truth = np.asarray(open_case(prepared, case_id).truth)
-    counts = count_case(case_id, mask, truth, prepared.label_names).foreground
+    counts = foreground_counts(mask, truth, prepared.classes)
     has_foreground = bool((truth > 0).any())
     found_rates = rates(counts) | pooled_counts(counts)
     return CaseMeasures(case=case_id, group=case.group, has_foreground=has_foreground, values=found_rates, fold=fold)
