@@ -5,13 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from overread.data.overlay import COLOURS, ROLES, best_slice, contour, layer_colour, overlay_png, panel_png
-
-
-def _pixels(png: bytes) -> np.ndarray:
-    picture = Image.open(io.BytesIO(png))
-    assert picture.format == "PNG"
-    return np.asarray(picture)
+from overread.data.overlay import COLOURS, ROLES, best_slice, contour, draw_overlay, layer_colour, panel_png
 
 
 def test_best_slice() -> None:
@@ -39,7 +33,7 @@ def test_overlay_keeps_grey_and_draws_coloured_contours() -> None:
     image[:, 4:] = 100.0
     mask = np.zeros((8, 8), np.uint8)
     mask[2:6, 2:6] = 1
-    pixels = _pixels(overlay_png(image, {"prediction": mask}, side=8))
+    pixels = np.asarray(draw_overlay(image, {"prediction": mask}, side=8))
     assert pixels.shape == (8, 8, 3)
     assert tuple(pixels[0, 0]) == (0, 0, 0)
     assert tuple(pixels[0, 7]) == (255, 255, 255)
@@ -48,13 +42,16 @@ def test_overlay_keeps_grey_and_draws_coloured_contours() -> None:
 
 
 def test_overlay_is_enlarged_by_whole_factors_and_survives_flat_images() -> None:
-    assert _pixels(overlay_png(np.zeros((30, 60)), {}, side=256)).shape == (120, 240, 3)
-    assert _pixels(overlay_png(np.full((300, 300), np.nan), {}, side=256)).shape == (300, 300, 3)
+    assert np.asarray(draw_overlay(np.zeros((30, 60)), {}, side=256)).shape == (120, 240, 3)
+    assert np.asarray(draw_overlay(np.full((300, 300), np.nan), {}, side=256)).shape == (300, 300, 3)
 
 
 def test_panels_stand_side_by_side_under_their_captions() -> None:
     image = np.zeros((32, 32))
-    pixels = _pixels(panel_png([("image", image, {}), ("truth", image, {"truth": np.ones((32, 32))})], side=32))
+    png = panel_png([("image", image, {}), ("truth", image, {"truth": np.ones((32, 32))})], side=32)
+    picture = Image.open(io.BytesIO(png))
+    pixels = np.asarray(picture)
+    assert picture.format == "PNG"
     assert pixels.shape == (32 + 18, 32 + 6 + 32, 3)
     assert pixels[:18, :32].max() > 200  # caption text
     assert tuple(pixels[18, 38]) == ROLES["truth"]

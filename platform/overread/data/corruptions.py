@@ -11,7 +11,7 @@ seed, and not from the strength: a stronger corruption is more of the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 
@@ -65,12 +65,6 @@ def corrupt(image: Image, condition: str, case: str, seed: int = 0) -> Image:
     low, high = float(image.min()), float(image.max())
     unit = (image.astype(np.float64) - low) / (high - low if high > low else 1.0)
     return _standardised(corruption.apply(unit, corruption.levels[int(strength) - 1], _generator(name, case, seed)))
-
-
-def corrupted(image: Image, case: str, seed: int = 0) -> Iterator[tuple[str, Image]]:
-    """Yield every condition with the image in it, one in memory at a time."""
-    for condition in conditions():
-        yield condition, corrupt(image, condition, case, seed)
 
 
 def _generator(name: str, case: str, seed: int) -> np.random.Generator:

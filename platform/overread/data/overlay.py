@@ -41,14 +41,6 @@ def best_slice(mask: NDArray[Any]) -> int:
     return int(counts.argmax()) if counts.any() else len(mask) // 2
 
 
-def overlay_png(image: NDArray[Any], layers: Mapping[str, NDArray[Any]], *, side: int = 256) -> bytes:
-    """Return a PNG of a grey image (H, W) with the contours of each layer, a mask (H, W) of any type, 0 outside.
-
-    The picture is enlarged by a whole factor to about `side` pixels, so that contours stay thin.
-    """
-    return _encode(draw_overlay(image, layers, side=side))
-
-
 def panel_png(panels: Sequence[Panel], *, side: int = 256) -> bytes:
     """Return a PNG of several overlays side by side, each under its caption."""
     from PIL import Image, ImageDraw
@@ -62,7 +54,9 @@ def panel_png(panels: Sequence[Panel], *, side: int = 256) -> bytes:
         draw.text((left + 3, 3), caption, fill=(235, 235, 235))
         sheet.paste(picture, (left, CAPTION_HEIGHT))
         left += picture.width + GAP
-    return _encode(sheet)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def layer_colour(name: str, index: int) -> tuple[int, int, int]:
@@ -71,7 +65,10 @@ def layer_colour(name: str, index: int) -> tuple[int, int, int]:
 
 
 def draw_overlay(image: NDArray[Any], layers: Mapping[str, NDArray[Any]], *, side: int = 256) -> Image:
-    """Return the picture of `overlay_png`, not yet encoded."""
+    """Return a grey image (H, W) with the contours of each layer, a mask (H, W) of any type, 0 outside.
+
+    The picture is enlarged by a whole factor to about `side` pixels, so that contours stay thin.
+    """
     from PIL import Image
 
     factor = max(1, round(side / max(image.shape)))
@@ -100,9 +97,3 @@ def _grey(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _enlarge(array: NDArray[Any], factor: int) -> NDArray[Any]:
     return array.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _encode(picture: Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
