@@ -75,7 +75,7 @@ def test_slices_of_volumes_half_of_them_with_foreground(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [(6, 4, 5)] * 3)
     source = BatchSource(prepared, _ids(prepared), _config((4, 5), batch=8), Needs())
     counts = []
-    for batch in source.steps(0, 20, 0):
+    for batch in source.steps(20, 0):
         assert batch.images.shape == (8, 1, 4, 5) and batch.labels.shape == (8, 1, 4, 5)
         slices = (batch.images[:, 0, 0, 0].long() - 1) % 1000 // 100
         has = batch.labels.amax((1, 2, 3)) > 0
@@ -88,7 +88,7 @@ def test_slices_of_volumes_half_of_them_with_foreground(tmp_path: Path) -> None:
 def test_each_pass_shows_every_case_once_and_other_cases_never(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [(1, 4, 4)] * 9)
     source = BatchSource(prepared, ["c1", "c2", "c4", "c5", "c7", "c8"], _config((4, 4), batch=4), Needs())
-    seen = [int(v) // 1000 for batch in source.steps(0, 6, 0) for v in batch.images[:, 0, 0, 0]]
+    seen = [int(v) // 1000 for batch in source.steps(6, 0) for v in batch.images[:, 0, 0, 0]]
     for turn in range(4):
         assert sorted(seen[6 * turn : 6 * turn + 6]) == [1, 2, 4, 5, 7, 8]
     assert seen[:6] != seen[6:12] or seen[6:12] != seen[12:18]
@@ -97,14 +97,14 @@ def test_each_pass_shows_every_case_once_and_other_cases_never(tmp_path: Path) -
 @pytest.mark.parametrize("patch", [(6, 6), (4, 6, 6)])
 def test_a_resumed_source_gives_the_same_batches(tmp_path: Path, patch: tuple[int, ...]) -> None:
     prepared = _prepared(tmp_path, [(5, 8, 9), (3, 4, 12), (6, 7, 7)])
-    whole = list(BatchSource(prepared, _ids(prepared), _config(patch), Needs(pairs=True)).steps(0, 6, 0))
-    resumed = list(BatchSource(prepared, _ids(prepared), _config(patch), Needs(pairs=True)).steps(1, 2, 4))
+    whole = list(BatchSource(prepared, _ids(prepared), _config(patch), Needs(pairs=True)).steps(6, 0))
+    resumed = list(BatchSource(prepared, _ids(prepared), _config(patch), Needs(pairs=True)).steps(2, 4))
     for early, late in zip(whole[4:], resumed, strict=True):
         assert torch.equal(early.images, late.images) and torch.equal(early.labels, late.labels)
         assert early.partner is not None and late.partner is not None
         assert torch.equal(early.partner.images, late.partner.images)
         assert not torch.equal(early.images, early.partner.images)
-    other = next(BatchSource(prepared, _ids(prepared), _config(patch, seed=1), Needs()).steps(0, 1, 0))
+    other = next(BatchSource(prepared, _ids(prepared), _config(patch, seed=1), Needs()).steps(1, 0))
     assert not torch.equal(other.images, whole[0].images)
 
 
@@ -124,10 +124,10 @@ def test_workers_share_the_batch_of_one_worker(tmp_path: Path, world: int) -> No
 def test_patches_half_of_them_hold_foreground(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [(12, 20, 20)] * 2)
     source = BatchSource(prepared, _ids(prepared), _config((4, 4, 4), batch=6), Needs())
-    held = [int((batch.labels.amax((1, 2, 3, 4)) > 0).sum()) for batch in source.steps(0, 10, 0)]
+    held = [int((batch.labels.amax((1, 2, 3, 4)) > 0).sum()) for batch in source.steps(10, 0)]
     assert min(held) >= 3
     assert np.mean(held) < 4.5
-    corners = {tuple(v.tolist()) for batch in source.steps(0, 10, 0) for v in batch.images[:, 0, 0, 0, :1]}
+    corners = {tuple(v.tolist()) for batch in source.steps(10, 0) for v in batch.images[:, 0, 0, 0, :1]}
     assert len(corners) > 20
 
 
@@ -135,7 +135,7 @@ def test_small_images_are_padded_with_zeros_and_labels_move_along(tmp_path: Path
     prepared = _prepared(tmp_path, [(2, 4, 5)])
     source = BatchSource(prepared, ["c0"], _config((8, 8)), Needs())
     places = set()
-    for batch in source.steps(0, 10, 0):
+    for batch in source.steps(10, 0):
         for image, label in zip(batch.images[:, 0], batch.labels[:, 0], strict=True):
             assert int((image > 0).sum()) == 20
             rows, columns = torch.nonzero(image, as_tuple=True)

@@ -127,11 +127,8 @@ class BatchSource:
         """Annotators of the data set, in the order of `Batch.labels`."""
         return tuple(self._annotators)
 
-    def steps(self, epoch_index: int, steps: int, first_step: int) -> Iterator[Batch]:
-        """Yield this worker's share of the batches of the global steps `first_step .. first_step + steps - 1`.
-
-        `epoch_index` is for sources that change over epochs; this one needs the step only.
-        """
+    def steps(self, steps: int, first_step: int) -> Iterator[Batch]:
+        """Yield this worker's share of the batches of the global steps `first_step .. first_step + steps - 1`."""
         for step in range(first_step, first_step + steps):
             yield self.batch(step)
 

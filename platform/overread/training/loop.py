@@ -105,7 +105,7 @@ def train_epoch(run: Run) -> dict[str, float] | None:
     sums: dict[str, Tensor] = {}
     rate = run.config.optimiser.learning_rate
     started = time.perf_counter()
-    batches = prefetched(run.source.steps(progress.epoch, last - first, first), run.workers.device)
+    batches = prefetched(run.source.steps(last - first, first), run.workers.device)
     for step, batch in enumerate(batches, first):
         rate = set_learning_rate(run.step.optimiser, run.config.optimiser, step, run.steps)
         for name, value in run.step(_on_device(run, batch, step)).items():

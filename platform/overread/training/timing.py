@@ -117,7 +117,7 @@ def load_seconds(config: TrialConfig, prepared: Prepared, needs: Needs, world_si
 
     train = prepared.splits.fold(config.fold).train
     source = BatchSource(prepared, train, config, needs, rank, world_size)
-    steps = iter(source.steps(0, 3, 0))
+    steps = iter(source.steps(3, 0))
     next(steps)
     started = time.perf_counter()
     loaded = sum(1 for _ in steps)
