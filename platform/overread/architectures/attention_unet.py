@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import convolution, initialise_he, normalisation
 from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import check_depth, doubled
 from overread.architectures.unet import UNet, UNetOptions
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -35,8 +35,7 @@ class AttentionUNetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise UserError(f"width must be even and at least 2, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
 
 
 class Gate(nn.Module):
@@ -62,6 +61,7 @@ class Gate(nn.Module):
 class AttentionUNet(UNet):
     """The wiring of Attention U-Net. Inner layers: those of `UNet` and `gates` (finest first, `gates.<level>.psi`).
 
+    >>> import torch
     >>> network = AttentionUNet(AttentionUNetOptions(width=4, depth=3), in_channels=1)
     >>> network(torch.zeros(2, 1, 16, 24)).shape
     torch.Size([2, 4, 16, 24])
@@ -72,15 +72,13 @@ class AttentionUNet(UNet):
     def __init__(self, options: AttentionUNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
         plain = UNetOptions(width=options.width, depth=options.depth, upsample="linear")
         super().__init__(plain, in_channels=in_channels, spatial_dims=spatial_dims)
-        self.gates = nn.ModuleList(Gate(spatial_dims, options.width << level) for level in range(options.depth - 1))
+        self.gates = nn.ModuleList(Gate(spatial_dims, c) for c in doubled(options.width, options.depth - 1))
         initialise_he(self.gates)
 
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the gated skips and the deepest map."""
-        for level in reversed(range(len(skips))):
-            g = self.ups[level](bottom)
-            bottom = self.decoder[level](torch.cat([self.gates[level](skips[level], g), g], 1))
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the gated skip and the map from below."""
+        g = self.ups[level](below)
+        return cat([self.gates[level](skip, g), g], 1)
 
 
 def _projection(spatial_dims: int, inputs: int, outputs: int) -> nn.Sequential:

@@ -15,7 +15,7 @@ from overread.errors import UserError
 
 Norm = Literal["batch", "instance"]
 
-_CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _BATCH_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -34,7 +34,7 @@ def convolution(
 ) -> nn.Module:
     """Return a convolution that divides the spatial size by `stride`; at stride 1 the kernel must be odd."""
     padding = dilation * ((kernel - 1) // 2)
-    return _CONVOLUTION[spatial_dims](
+    return CONVOLUTION[spatial_dims](
         inputs, outputs, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias
     )
 

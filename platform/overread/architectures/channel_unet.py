@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, normalisation, transposed_up
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.blocks import DoubleConv, initialise_he, normalisation, transposed_up
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -39,8 +40,7 @@ class ChannelUNetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 2 or self.width % 2:
             raise UserError(f"width must be even and at least 2, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
         if self.grid < 2:
             raise UserError(f"grid must be at least 2, but got {self.grid}")
 
@@ -77,7 +77,7 @@ class TwoBranches(nn.Module):
         return cat([self.plain(x), self.related(x)], 1)
 
 
-class ChannelUNet(EncoderDecoder):
+class ChannelUNet(UShaped):
     """The wiring of Channel-UNet. Inner layers: `encoder`; `ups` and `decoder` (finest first).
 
     >>> import torch
@@ -88,31 +88,13 @@ class ChannelUNet(EncoderDecoder):
     title = "Channel-UNet"
 
     def __init__(self, options: ChannelUNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(TwoBranches(i, o, options.grid) for i, o in zip(inputs, channels, strict=True))
         self.ups = nn.ModuleList(transposed_up(2, 2 * c, c) for c in channels[:-1])
         self.decoder = nn.ModuleList(TwoBranches(2 * c, c, options.grid) for c in channels[:-1])
         initialise_he(self)
-
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the skips, finest first, and the deepest map (B, `bottom_channels`, *S / size_multiple)."""
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            skips.append(x)
-        return skips[:-1], x
-
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips and the deepest map."""
-        for level in reversed(range(len(skips))):
-            bottom = self.decoder[level](cat([skips[level], self.ups[level](bottom)], 1))
-        return bottom
 
 
 @architecture(

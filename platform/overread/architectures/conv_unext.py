@@ -11,7 +11,6 @@ Differs from that code: maps smaller than the reflection repeat their edge, wher
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import convolution, normalisation, upsample
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.blocks import CONVOLUTION, convolution, normalisation, upsample
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-
-_CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +43,7 @@ class ConvUNeXtOptions(JsonRecord):
         for name in ("width", "main_blocks"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, but got {getattr(self, name)}")
-        if not 3 <= self.depth <= 7:
-            raise UserError(f"depth must be in 3..7 levels, but got {self.depth}")
+        check_depth(self.depth, least=3)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"kernel must be odd and positive, but got {self.kernel}")
 
@@ -66,7 +63,7 @@ class WideConv(nn.Module):
     def __init__(self, spatial_dims: int, inputs: int, outputs: int, kernel: int, *, groups: int = 1) -> None:
         super().__init__()
         self.reach = kernel // 2
-        self.convolution = _CONVOLUTION[spatial_dims](inputs, outputs, kernel, groups=groups)
+        self.convolution = CONVOLUTION[spatial_dims](inputs, outputs, kernel, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, *S) to (B, outputs, *S)."""
@@ -124,7 +121,7 @@ class Up(nn.Module):
         return self.block(self.merge(cat([self.gate(x, skip), x], 1)))
 
 
-class ConvUNeXt(EncoderDecoder):
+class ConvUNeXt(UShaped):
     """The wiring of ConvUNeXt. Inner layers: `encoder` and `decoder`, finest first.
 
     >>> import torch
@@ -133,23 +130,23 @@ class ConvUNeXt(EncoderDecoder):
     """
 
     title = "ConvUNeXt"
+    pooled = False
 
     def __init__(self, options: ConvUNeXtOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << min(level, options.depth - 2) for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth - 1)
+        channels.append(channels[-1])
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         blocks = [1] * options.depth
         blocks[-2] = options.main_blocks
-        conv = _CONVOLUTION[spatial_dims]
         stem = [
             WideConv(spatial_dims, in_channels, channels[0], options.kernel),
             normalisation("batch", spatial_dims, channels[0]),
             nn.GELU(),
         ]
-        downs = [[normalisation("batch", spatial_dims, i), conv(i, o, 2, stride=2)] for i, o in pairwise(channels)]
+        downs = [
+            [normalisation("batch", spatial_dims, i), convolution(spatial_dims, i, o, 2, stride=2)]
+            for i, o in pairwise(channels)
+        ]
         self.encoder = nn.ModuleList(
             nn.Sequential(*entry, *(Block(spatial_dims, c, options.kernel) for _ in range(count)))
             for entry, c, count in zip([stem, *downs], channels, blocks, strict=True)
@@ -158,14 +155,6 @@ class ConvUNeXt(EncoderDecoder):
         self.decoder = nn.ModuleList(
             Up(spatial_dims, c, o, options.kernel) for c, o in zip(channels[:-1], outputs, strict=True)
         )
-
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the skips, finest first, and the deepest map (B, `bottom_channels`, *S / size_multiple)."""
-        skips: list[Tensor] = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        return skips[:-1], x
 
     def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
         """Return the last map (B, F, *S) from the skips and the deepest map."""

@@ -19,10 +19,11 @@ from itertools import pairwise
 
 from torch import Tensor, cat, nn
 
-from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest, normalisation
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.blocks import ConvUnit, convolution, initialise_he, nearest, normalisation
+from overread.architectures.contract import Published, architecture
 from overread.architectures.deformable import DeformableConv
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -41,8 +42,7 @@ class DUNetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise UserError(f"width must be at least 1, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
         if len(self.deformable) > self.depth:
             raise UserError(f"deformable must have at most {self.depth} levels, but got {len(self.deformable)}")
 
@@ -54,7 +54,7 @@ class DeformableUnit(nn.Sequential):
         super().__init__(DeformableConv(inputs, outputs), normalisation("batch", 2, outputs), nn.ReLU(inplace=True))
 
 
-class DUNet(EncoderDecoder):
+class DUNet(UShaped):
     """The wiring of DUNet. Inner layers: `stem`; `encoder`, `merges` and `decoder` (finest first).
 
     >>> import torch
@@ -65,12 +65,8 @@ class DUNet(EncoderDecoder):
     title = "DUNet"
 
     def __init__(self, options: DUNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         deformable = [*options.deformable, *[True] * options.depth][: options.depth]
         inputs = [options.width, *channels[:-1]]
         self.stem = ConvUnit(2, in_channels, options.width)
@@ -85,19 +81,11 @@ class DUNet(EncoderDecoder):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the skips, finest first, and the deepest map (B, `bottom_channels`, *S / size_multiple)."""
-        x = self.stem(x)
-        maps: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            maps.append(x)
-        return maps[:-1], maps[-1]
+        return super().encode(self.stem(x))
 
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips and the deepest map."""
-        for level in reversed(range(len(skips))):
-            merged = self.merges[level](cat([nearest(bottom, 2), skips[level]], 1))
-            bottom = self.decoder[level](merged)
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the map from below and the skip, merged to the level's channels."""
+        return self.merges[level](cat([nearest(below, 2), skip], 1))
 
 
 def _units(deformable: bool, *channels: int) -> nn.Sequential:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from torch import Tensor, cat, nn
 
 from overread.architectures.attention_unet import Gate
-from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.blocks import ConvUnit, convolution, initialise_he, nearest
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -43,8 +44,7 @@ class R2UNetOptions(JsonRecord):
             raise UserError(f"width must be at least 1, but got {self.width}")
         if self.attention and self.width % 2:
             raise UserError(f"width must be even with attention gates, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
         if self.steps < 0:
             raise UserError(f"steps must be at least 0, but got {self.steps}")
 
@@ -79,7 +79,7 @@ class RecurrentResidual(nn.Module):
         return x + self.recurrent(x)
 
 
-class R2UNet(EncoderDecoder):
+class R2UNet(UShaped):
     """The wiring of R2U-Net. Inner layers: `encoder`; `ups`, `gates` and `decoder` (finest first).
 
     >>> import torch
@@ -90,12 +90,8 @@ class R2UNet(EncoderDecoder):
     title = "R2U-Net"
 
     def __init__(self, options: R2UNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(
             RecurrentResidual(spatial_dims, i, o, options.steps) for i, o in zip(inputs, channels, strict=True)
@@ -105,20 +101,10 @@ class R2UNet(EncoderDecoder):
         self.decoder = nn.ModuleList(RecurrentResidual(spatial_dims, 2 * c, c, options.steps) for c in channels[:-1])
         initialise_he(self)
 
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the skips, finest first, and the deepest map (B, `bottom_channels`, *S / size_multiple)."""
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            skips.append(x)
-        return skips[:-1], x
-
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips, gated where there are gates, and the deepest map."""
-        for level in reversed(range(len(skips))):
-            up, skip = self.ups[level](nearest(bottom, 2)), skips[level]
-            bottom = self.decoder[level](cat([self.gates[level](skip, up) if self.gates else skip, up], 1))
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the skip, gated where there are gates, and the map from below."""
+        up = self.ups[level](nearest(below, 2))
+        return cat([self.gates[level](skip, up) if self.gates else skip, up], 1)
 
 
 @architecture(

@@ -22,8 +22,9 @@ from itertools import pairwise
 from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, nearest, normalisation
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -40,8 +41,7 @@ class RAUNetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 4:
             raise UserError(f"width must be at least 4, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
 
 
 class ResidualBlock(nn.Module):
@@ -106,7 +106,7 @@ class AttentionResidual(nn.Module):
         return self.after((1 + self.mask(x)) * self.trunk(x))
 
 
-class RAUNet(EncoderDecoder):
+class RAUNet(UShaped):
     """The wiring of RA-UNet. Inner layers: `encoder`, `attention` (from level 1) and `decoder`, finest first; `bottom`.
 
     >>> import torch
@@ -117,13 +117,9 @@ class RAUNet(EncoderDecoder):
     title = "RA-UNet"
 
     def __init__(self, options: RAUNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
         deepest = options.depth - 1
-        channels = [options.width, *(options.width << level for level in range(deepest))]
-        self.bottom_channels = channels[-1]
+        channels = [options.width, *doubled(options.width, deepest)]
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         pairs = list(pairwise(channels))
         self.encoder = nn.ModuleList([ConvUnit(spatial_dims, in_channels, channels[0])])
         self.encoder.extend(ResidualBlock(spatial_dims, fine, coarse) for fine, coarse in pairs)
@@ -137,18 +133,12 @@ class RAUNet(EncoderDecoder):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the skips, finest first, before their attention, and the deepest map (B, `bottom_channels`, *s)."""
-        maps: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            maps.append(x)
-        return maps[:-1], self.bottom(maps[-1])
+        skips, bottom = super().encode(x)
+        return skips, self.bottom(bottom)
 
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips, through their attention, and the deepest map."""
-        for level in reversed(range(len(skips))):
-            skip = self.attention[level - 1](skips[level]) if level else skips[0]
-            bottom = self.decoder[level](cat([nearest(bottom, 2), skip], 1))
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the map from below and the skip, through its attention where it has one."""
+        return cat([nearest(below, 2), self.attention[level - 1](skip) if level else skip], 1)
 
 
 @architecture(

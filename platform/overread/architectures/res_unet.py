@@ -12,7 +12,6 @@ its figure has identities although the channels change.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,12 +25,11 @@ from overread.architectures.blocks import (
     transposed_up,
     upsample,
 )
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-
-_CONVOLUTION: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +48,7 @@ class ResUnetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise UserError(f"width must be at least 1, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
 
 
 class ResidualUnit(nn.Module):
@@ -68,17 +65,16 @@ class ResidualUnit(nn.Module):
         first: bool = False,
     ) -> None:
         super().__init__()
-        conv = _CONVOLUTION[spatial_dims]
-        kernel = options.shortcut_kernel
         before = [] if first else [normalisation(options.norm, spatial_dims, inputs), nn.ReLU(inplace=True)]
         self.main = nn.Sequential(
             *before,
-            conv(inputs, outputs, 3, padding=1, stride=stride),
+            convolution(spatial_dims, inputs, outputs, stride=stride),
             normalisation(options.norm, spatial_dims, outputs),
             nn.ReLU(inplace=True),
             convolution(spatial_dims, outputs, outputs),
         )
-        self.shortcut = nn.Sequential(conv(inputs, outputs, kernel, padding=kernel // 2, stride=stride))
+        shortcut = convolution(spatial_dims, inputs, outputs, options.shortcut_kernel, stride=stride)
+        self.shortcut = nn.Sequential(shortcut)
         if not first:
             self.shortcut.append(normalisation(options.norm, spatial_dims, outputs))
 
@@ -87,7 +83,7 @@ class ResidualUnit(nn.Module):
         return self.main(x) + self.shortcut(x)
 
 
-class ResUnet(EncoderDecoder):
+class ResUnet(UShaped):
     """The wiring of ResUnet. Inner layers: `encoder` (the last is the bridge), `ups` and `decoder`, finest first.
 
     >>> import torch
@@ -96,14 +92,11 @@ class ResUnet(EncoderDecoder):
     """
 
     title = "ResUnet"
+    pooled = False
 
     def __init__(self, options: ResUnetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         self.encoder = nn.ModuleList([ResidualUnit(options, spatial_dims, in_channels, channels[0], first=True)])
         self.encoder.extend(ResidualUnit(options, spatial_dims, c, 2 * c, stride=2) for c in channels[:-1])
         self.ups = nn.ModuleList()
@@ -112,20 +105,9 @@ class ResUnet(EncoderDecoder):
         self.decoder = nn.ModuleList(ResidualUnit(options, spatial_dims, 3 * c, c) for c in channels[:-1])
         initialise_he(self)
 
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the skips, finest first, and the bridge's map (B, `bottom_channels`, *S / size_multiple)."""
-        skips: list[Tensor] = []
-        for unit in self.encoder:
-            x = unit(x)
-            skips.append(x)
-        return skips[:-1], x
-
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips and the bridge's map."""
-        for level in reversed(range(len(skips))):
-            up = self.ups[level](bottom) if self.ups else upsample(bottom)
-            bottom = self.decoder[level](cat([up, skips[level]], 1))
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the map from below, upsampled, and the skip."""
+        return cat([self.ups[level](below) if self.ups else upsample(below), skip], 1)
 
 
 @architecture(

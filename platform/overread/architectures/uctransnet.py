@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, cat, nn
@@ -31,13 +32,13 @@ from overread.architectures.blocks import (
     DoubleConv,
     convolution,
     initialise_he,
-    max_pool,
     nearest,
     normalisation,
 )
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
 from overread.architectures.transformer import PositionGrid
+from overread.architectures.u_shaped import UShaped, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -168,7 +169,7 @@ class ChannelGate(nn.Module):
         return F.relu(skip * gate.sigmoid()[:, :, None, None])
 
 
-class UCTransNet(EncoderDecoder):
+class UCTransNet(UShaped):
     """The wiring of UCTransNet. Inner layers: `encoder` and `decoder` (finest first), `transformer`, `gates`.
 
     >>> import torch
@@ -179,17 +180,11 @@ class UCTransNet(EncoderDecoder):
     title = "UCTransNet"
 
     def __init__(self, options: UCTransNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 16
-        skips = [options.width << level for level in range(4)]
-        self.bottom_channels = skips[-1]
+        skips = doubled(options.width, 4)
+        channels = [*skips, skips[-1]]
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         self.encoder = nn.ModuleList(
-            [
-                ConvUnit(2, in_channels, skips[0]),
-                *(DoubleConv(2, i, o) for i, o in zip(skips, [*skips[1:], self.bottom_channels], strict=True)),
-            ]
+            [ConvUnit(2, in_channels, skips[0]), *(DoubleConv(2, i, o) for i, o in pairwise(channels))]
         )
         self.transformer = ChannelTransformer(skips, options)
         self.gates = nn.ModuleList(ChannelGate(c) for c in skips)
@@ -199,18 +194,13 @@ class UCTransNet(EncoderDecoder):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the fused skips, finest first, and the deepest map (B, `bottom_channels`, H / 16, W / 16)."""
-        maps: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            maps.append(x)
-        return self.transformer(maps[:-1]), maps[-1]
+        skips, bottom = super().encode(x)
+        return self.transformer(skips), bottom
 
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, width, H, W) from the fused skips and the deepest map."""
-        for skip, gate, block in zip(skips[::-1], reversed(self.gates), reversed(self.decoder), strict=True):
-            up = nearest(bottom, 2)
-            bottom = block(cat([gate(skip, up), up], 1))
-        return bottom
+    def join(self, level: int, skip: Tensor, below: Tensor) -> Tensor:
+        """Return the fused skip, gated, and the map from below."""
+        up = nearest(below, 2)
+        return cat([self.gates[level](skip, up), up], 1)
 
 
 @architecture(

@@ -11,18 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, cat, nn
+from torch import Tensor, nn
 
 from overread.architectures.blocks import (
     DoubleConv,
     LinearUp,
     Norm,
     initialise_he,
-    max_pool,
     transposed_up,
 )
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -43,13 +43,12 @@ class UNetOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise UserError(f"width must be at least 1, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout must be in [0, 1), but got {self.dropout}")
 
 
-class UNet(EncoderDecoder):
+class UNet(UShaped):
     """The wiring of U-Net. Inner layers: `encoder` and `decoder` (finest first), `ups`, `dropout`.
 
     >>> import torch
@@ -60,12 +59,8 @@ class UNet(EncoderDecoder):
     title = "U-Net"
 
     def __init__(self, options: UNetOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(
             DoubleConv(spatial_dims, i, o, options.norm) for i, o in zip(inputs, channels, strict=True)
@@ -82,17 +77,8 @@ class UNet(EncoderDecoder):
 
     def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the skips, finest first, and the deepest map (B, `bottom_channels`, *S / size_multiple)."""
-        skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            skips.append(x)
-        return skips[:-1], self.dropout(x)
-
-    def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
-        """Return the last map (B, F, *S) from the skips and the deepest map."""
-        for skip, up, block in zip(skips[::-1], reversed(self.ups), reversed(self.decoder), strict=True):
-            bottom = block(cat([skip, up(bottom)], 1))
-        return bottom
+        skips, bottom = super().encode(x)
+        return skips, self.dropout(bottom)
 
 
 @architecture(

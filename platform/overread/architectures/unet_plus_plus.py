@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, upsample
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.blocks import DoubleConv, initialise_he, upsample
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped, check_depth, doubled
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -33,11 +34,10 @@ class UNetPlusPlusOptions(JsonRecord):
     def __post_init__(self) -> None:
         if self.width < 1:
             raise UserError(f"width must be at least 1, but got {self.width}")
-        if not 2 <= self.depth <= 7:
-            raise UserError(f"depth must be in 2..7 levels, but got {self.depth}")
+        check_depth(self.depth)
 
 
-class UNetPlusPlus(EncoderDecoder):
+class UNetPlusPlus(UShaped):
     """The wiring of U-Net++. Inner layers: `encoder` (column 0, finest first) and `nested.x<i><j>`.
 
     >>> UNetPlusPlus(UNetPlusPlusOptions(width=4, depth=3), in_channels=1)(torch.zeros(2, 1, 16, 24)).shape
@@ -47,13 +47,9 @@ class UNetPlusPlus(EncoderDecoder):
     title = "U-Net++"
 
     def __init__(self, options: UNetPlusPlusOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
+        channels = doubled(options.width, options.depth)
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
         self.depth = options.depth
-        self.feature_channels = options.width
-        self.size_multiple = 2 ** (options.depth - 1)
-        channels = [options.width << level for level in range(options.depth)]
-        self.bottom_channels = channels[-1]
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(DoubleConv(spatial_dims, i, o) for i, o in zip(inputs, channels, strict=True))
         self.nested = nn.ModuleDict(
@@ -67,14 +63,6 @@ class UNetPlusPlus(EncoderDecoder):
     def nested_nodes(self) -> list[tuple[int, int]]:
         """Return (level i, column j) of all nested nodes, each after those it takes: column by column."""
         return [(i, j) for j in range(1, self.depth) for i in range(self.depth - j)]
-
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return X^{i,0} of all levels but the deepest, finest first, and the deepest (B, `bottom_channels`, *s)."""
-        column: list[Tensor] = []
-        for level, block in enumerate(self.encoder):
-            x = block(max_pool(x) if level else x)
-            column.append(x)
-        return column[:-1], x
 
     def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
         """Return X^{0,depth-1} (B, F, *S) from column 0; `bottom` is what X^{depth-2,1} takes from below."""

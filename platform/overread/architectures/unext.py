@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import convolution, initialise_he, max_pool, normalisation, upsample
-from overread.architectures.contract import EncoderDecoder, Published, architecture
+from overread.architectures.contract import Published, architecture
 from overread.architectures.heads import PlainSegmenter
+from overread.architectures.u_shaped import UShaped
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 
@@ -110,7 +111,7 @@ class Up(nn.Module):
         return F.relu(upsample(self.norm(self.convolution(x))))
 
 
-class UNeXt(EncoderDecoder):
+class UNeXt(UShaped):
     """The wiring of UNeXt. Inner layers: `encoder` (coarsest last), `ups`, `blocks` and `last` of the decoder.
 
     >>> import torch
@@ -119,14 +120,12 @@ class UNeXt(EncoderDecoder):
     """
 
     title = "UNeXt"
+    pooled = False
 
     def __init__(self, options: UNeXtOptions, *, in_channels: int, spatial_dims: int = 2) -> None:
-        super().__init__()
-        self.in_channels, self.spatial_dims = in_channels, spatial_dims
-        self.feature_channels = options.width
         channels = [multiple * options.width for multiple in MULTIPLES]
-        self.size_multiple = 2 ** len(channels)
-        self.bottom_channels = channels[-1]
+        super().__init__(channels, in_channels=in_channels, spatial_dims=spatial_dims)
+        self.size_multiple = 2 ** len(channels)  # the first stage halves the resolution, too
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(
             Down(i, o)
@@ -144,14 +143,6 @@ class UNeXt(EncoderDecoder):
             if isinstance(layer, TokenBlock):  # as the linear layers of a Transformer: blocks start near the identity
                 for linear in (layer.first, layer.second):
                     nn.init.trunc_normal_(linear.get_parameter("weight"), std=0.02)
-
-    def encode(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the skips at 1/2 .. 1/16 of the resolution and the deepest map (B, `bottom_channels`, *S / 32)."""
-        skips: list[Tensor] = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        return skips[:-1], x
 
     def decode(self, skips: list[Tensor], bottom: Tensor) -> Tensor:
         """Return the last map (B, F, *S) from the skips and the deepest map."""
