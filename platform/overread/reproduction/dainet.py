@@ -23,7 +23,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +43,7 @@ from overread.metrics.summary import Summary
 from overread.metrics.surface import dice_of_transunet, surface_distances, unit_of
 from overread.records import AugmentConfig, Extra, Needs, OptimiserConfig, TrialConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting
+from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting, Size
 from overread.reproduction.printed import paper_dataset, printed, printed_text
 from overread.reproduction.results import Findings
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
@@ -115,7 +115,7 @@ def _rows() -> tuple[Row, ...]:
 
 LOSSES = {"ce": 0.5, "dice": 0.5}
 AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=20.0, scale=0.0, intensity=0.0)
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=224,
         width=1.0,
@@ -478,7 +478,7 @@ PAPER = Paper(
     name=NAME,
     title="DAI-Net (Yeganeh et al. 2023)",
     rows=_rows(),
-    protocols=PROTOCOLS,  # type: ignore[arg-type]
+    protocols=PROTOCOLS,
     measure=measure,
     exhibits=exhibits,
     pictures=pictures,

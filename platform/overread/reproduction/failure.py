@@ -14,7 +14,7 @@ Differs from Zenk et al.: own corruptions instead of other hospitals' data, smal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from overread.reproduction.failure_methods import ARCHITECTURES, DROPOUT, ENSEMB
 from overread.reproduction.failure_readings import EnsembleItem, MemoryItem, ensemble_memory, read_case, read_together
 from overread.reproduction.failure_tables import exhibits
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.results import Findings, RowResult
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _rows() -> tuple[Row, ...]:
     )
 
 
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=256,
         width=1.0,
@@ -179,7 +179,7 @@ PAPERS.add(
         name=NAME,
         title="Failure benchmark",
         rows=_rows(),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         exhibits=exhibits,
         pictures=pictures,

@@ -24,6 +24,7 @@ from overread.reproduction.paper import (
     Paper,
     Protocol,
     Row,
+    Size,
 )
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
@@ -85,7 +86,7 @@ CONFIDENCES = (
 )
 FIGURE = CONFIDENCES[:4]
 """The proposed score and the three others, each of its own network."""
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=256,
         width=1.0,
@@ -365,7 +366,7 @@ PAPERS.add(
         name=NAME,
         title="Relation U-Net (He et al. 2025)",
         rows=_rows(),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         exhibits=exhibits,
         pictures=pictures,

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.paper import CROSS_ENTROPY, NO_AUGMENTATION, PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import CROSS_ENTROPY, NO_AUGMENTATION, PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.ugsnet_figures import pictures
 from overread.reproduction.ugsnet_measures import NAME, measure, measure_lists
 from overread.reproduction.ugsnet_tables import BACKBONE, FULL, TWO_LOSSES, V1, exhibits
@@ -48,7 +48,7 @@ COMPARATORS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Channel U-Net": ("channel_unet", {}),
 }
 CORE = (BACKBONE, V1, TWO_LOSSES, FULL)
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=64,
         width=1.0,
@@ -103,7 +103,7 @@ PAPERS.add(
         name=NAME,
         title="UGS-Net (Yang et al. 2023)",
         rows=_rows(),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         measure_lists=measure_lists,
         exhibits=exhibits,

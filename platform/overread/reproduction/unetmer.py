@@ -8,7 +8,7 @@ the rest fit two CPU cores: a quarter of the width, 128 pixels, a fixed number o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from overread.reproduction.paper import (
     Paper,
     Protocol,
     Row,
+    Size,
 )
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
@@ -73,7 +74,7 @@ def _rows() -> tuple[Row, ...]:
     )
 
 
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=256,
         width=1.0,
@@ -368,7 +369,7 @@ PAPERS.add(
         name=NAME,
         title="U-Netmer (He et al. 2023)",
         rows=_rows(),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         exhibits=exhibits,
         pictures=pictures,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
@@ -82,7 +82,7 @@ def _rows() -> tuple[Row, ...]:
 
 TRAINING = OptimiserConfig(name="adam", learning_rate=1e-3, weight_decay=1e-4, schedule="cosine")
 AUGMENTATION = AugmentConfig(flip=True, rotate_degrees=15.0, scale=0.0, intensity=0.1)
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=96,
         width=1.0,
@@ -312,7 +312,7 @@ PAPERS.add(
         name=NAME,
         title="UNet# (Qian et al. 2022)",
         rows=_rows(),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         exhibits=exhibits,
         pictures=pictures,

@@ -8,12 +8,13 @@ upsamples (the same weights at about half of the cost), which two CPU cores trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from overread.records import AugmentConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol
+from overread.reproduction.paper import PAPERS, Paper, Protocol, Size
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings
 from overread.reproduction.unetsharp import (
@@ -34,7 +35,7 @@ WIRINGS = {"V-Net": "plain", "WV-Net": "plain", "V-Net2+": "nested", "V-Net3+": 
 SUPERVISED = ("V-Net2+", "V-Net3+", "V-Net#")
 SOLID: dict[str, Any] = {"encoder": "v_net", "width": 16, "projection_factor": 2}
 CORE = ("V-Net#",)
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=128,
         spatial_dims=3,
@@ -98,7 +99,7 @@ PAPERS.add(
         name=NAME,
         title="UNet# (Qian et al. 2022), volumes",
         rows=grid_rows(WIRINGS, SUPERVISED, SOLID, CORE),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         exhibits=exhibits,
         pictures=pictures,

@@ -9,6 +9,7 @@ score is at least `CONFIDENT`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from overread.metrics.instances import (
 )
 from overread.records import OptimiserConfig
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.paper import PAPERS, Paper, Protocol, Row
+from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.unetsharp import AUGMENTATION, DATASETS, pooled_iou, share
@@ -37,7 +38,7 @@ ENCODERS = {"": "double_conv", " VGG16": "vgg16", " R101": "resnet101"}
 CORE = ("Mask R-CNN#",)
 CONFIDENT = 0.5
 """Least score of what counts as an object: the network says that it is one rather than that it is not."""
-PROTOCOLS = {
+PROTOCOLS: Mapping[Size, Protocol] = {
     "paper": Protocol(
         max_side=512,
         width=1.0,
@@ -153,7 +154,7 @@ PAPERS.add(
             for ending, encoder in ENCODERS.items()
             for name, wiring in WIRINGS.items()
         ),
-        protocols=PROTOCOLS,  # type: ignore[arg-type]
+        protocols=PROTOCOLS,
         measure=measure,
         measure_lists=measure_lists,
         exhibits=exhibits,
