@@ -44,8 +44,8 @@ from overread.metrics.surface import dice_of_transunet, surface_distances, unit_
 from overread.records import AugmentConfig, Extra, Needs, OptimiserConfig, TrialConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Before, Made, Paper, Protocol, Row, Setting, Size
-from overread.reproduction.printed import paper_dataset, printed, printed_text
-from overread.reproduction.results import Findings
+from overread.reproduction.printed import NOTHING, paper_dataset, printed, printed_text
+from overread.reproduction.results import Findings, spread
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
@@ -353,7 +353,7 @@ def _hd95_print(findings: Findings, name: str) -> str:
 def _distance(summary: Summary) -> str:
     """Return mean ± sd of a distance with n."""
     if summary.mean is None:
-        return "–"  # noqa: RUF001
+        return NOTHING
     spread = "" if summary.sd is None else f"±{summary.sd:.2f}"
     return f"{summary.mean:.2f}{spread} (n={summary.n})"
 
@@ -376,7 +376,7 @@ def _printed_difference(name: str, other: str, dataset: str | None) -> str:
     main, plain = ("1", "1") if dataset == SYNAPSE else ("3", "2")
     mine = printed(NAME).get((main, name, dataset or "", "dice"))
     theirs = printed(NAME).get((plain if other == PLAIN else main, other, dataset or "", "dice"))
-    return "–" if mine is None or theirs is None else f"{mine[0] - theirs[0]:+.2f}"  # noqa: RUF001
+    return NOTHING if mine is None or theirs is None else f"{mine[0] - theirs[0]:+.2f}"
 
 
 def _pretraining(made: Made | None) -> tuple[Grid, ...]:
@@ -438,8 +438,7 @@ def _chosen(findings: Findings, name: str, count: int) -> list[str]:
     """Return test cases of a row from the worst to the best."""
     cases = [case for case in findings.results[name].cases if case.has_foreground]
     ranked = sorted(cases, key=lambda case: case.values["mean_dice"] or 0.0)
-    places = [round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(count)] if ranked else []
-    return [ranked[place].case for place in dict.fromkeys(places)]
+    return [case.case for case in spread(ranked, count)]
 
 
 def _maps(findings: Findings, folder: Path) -> Path | None:
@@ -463,14 +462,8 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
     names = (PLAIN, MAIN_ROW)
     if not findings.tested(*names):
         return None
-    panels = []
-    for case_id in _chosen(findings, MAIN_ROW, 8):
-        image, (place, truth) = findings.shown_slice(case_id)
-        masks = {"truth": truth}
-        for name in names:
-            case = findings.opened(name, case_id)
-            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
-        panels.append(figures.Contoured(case_id, image, masks))
+    chosen = _chosen(findings, MAIN_ROW, 8)
+    panels = [figures.Contoured(case_id, *findings.shown_masks(case_id, names)) for case_id in chosen]
     return figures.contoured(folder / "examples.png", panels)
 
 

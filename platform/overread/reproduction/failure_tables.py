@@ -28,6 +28,7 @@ from overread.reproduction.failure_methods import (
     Bench,
     Method,
 )
+from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings
 from overread.reproduction.writing import NOT_TRAINED, percent
 from overread.review.tables import Grid
@@ -35,7 +36,6 @@ from overread.review.tables import Grid
 THRESHOLDS = (FAILURE_DICE, 0.5)
 """A case of lower Dice is a failure, unless the user says otherwise; the first is that of the platform."""
 RESAMPLES = 1000
-NOTHING = "–"  # noqa: RUF001
 ALL = "clean and corrupted"
 
 

@@ -26,11 +26,12 @@ from overread.reproduction.paper import (
     Row,
     Size,
 )
-from overread.reproduction.printed import paper_dataset, printed_text
+from overread.reproduction.printed import NOTHING, paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review import figures
 from overread.review.tables import Grid
+from overread.review.words import number
 
 NAME = "relation_unet"
 PLAIN, DROPOUT, RELATION = "U-Net", "Dropout", "Relation U-Net"
@@ -185,14 +186,14 @@ def _table(findings: Findings, title: str, table: str) -> Grid:
         if result is not None:
             ours = (over_folds(result.fold_means(reading.measure)), percent(result.summary(reading.measure)))
         theirs = reading.printed[table]
-        rows.append((reading.title, *ours, printed_text(NAME, table, theirs, dataset, "dice") if theirs else "–"))  # noqa: RUF001
+        rows.append((reading.title, *ours, printed_text(NAME, table, theirs, dataset, "dice") if theirs else NOTHING))
     for row in findings.rows():
         if table == "1" and row.name not in (PLAIN, DROPOUT, RELATION):
             result = findings.results.get(row.name)
             own = (NOT_TRAINED, NOT_TRAINED)
             if result is not None:
                 own = (over_folds(result.fold_means("dice")), percent(result.summary("dice")))
-            rows.append((f"{row.name}, (s1 + s2) / 2, x1 = x2", *own, "–"))  # noqa: RUF001
+            rows.append((f"{row.name}, (s1 + s2) / 2, x1 = x2", *own, NOTHING))
     return Grid(title, ("reading", "mean ± sd over folds, ours", "by volume, ours", "printed"), tuple(rows))
 
 
@@ -214,7 +215,7 @@ def fold_correlations(result: RowResult, measure: str) -> list[float]:
 
     found = []
     for cases in result.by_fold():
-        r = correlation([c.values.get(measure) for c in cases], [c.values["dice"] or 0.0 for c in cases]).pearson
+        r = correlation([c.values.get(measure) for c in cases], [c.dice for c in cases]).pearson
         if r is not None:
             found.append(r)
     return found
@@ -231,7 +232,7 @@ def shared_cases(findings: Findings) -> list[dict[str, tuple[float, float, str]]
         for case in result.cases:
             value = case.values.get(score.measure)
             if value is not None:
-                own = (value, case.values["dice"] or 0.0, case.group)
+                own = (value, case.dice, case.group)
                 by_case.setdefault(case.case, {})[score.title] = own
     return [found for found in by_case.values() if len(found) == len(shown)]
 
@@ -243,11 +244,11 @@ def _table_of_confidences(findings: Findings) -> Grid:
     for confidence in CONFIDENCES:
         result = findings.results.get(confidence.row)
         if result is None:
-            rows.append((confidence.title, NOT_TRAINED, *["–"] * 3))  # noqa: RUF001
+            rows.append((confidence.title, NOT_TRAINED, *[NOTHING] * 3))
             continue
-        dice = [case.values["dice"] or 0.0 for case in result.cases]
+        dice = [case.dice for case in result.cases]
         pooled = correlation([case.values.get(confidence.measure) for case in result.cases], dice)
-        texts = ["–" if v is None else f"{v:.3f}" for v in (pooled.pearson, pooled.spearman)]  # noqa: RUF001
+        texts = [number(v) for v in (pooled.pearson, pooled.spearman)]
         folds = fold_correlations(result, confidence.measure)
         rows.append((confidence.title, _mean_sd(folds), *texts, str(pooled.n)))
     columns = ("confidence", "Pearson r, mean ± sd over folds", "Pearson r, all cases", "Spearman, all cases", "n")
@@ -268,7 +269,7 @@ def _table_of_pearson_differences(findings: Findings) -> Grid:
                 theirs = [case[other.title][:2] for case in cases]
                 found = pearson_difference(mine, theirs, groups=groups)
                 figures_of = [v for v in (found.value, found.low, found.high) if v is not None]
-                text = "{:+.3f} ({:+.3f} to {:+.3f}, n={})" if len(figures_of) == 3 else "–"  # noqa: RUF001
+                text = "{:+.3f} ({:+.3f} to {:+.3f}, n={})" if len(figures_of) == 3 else NOTHING
                 rows.append((f"{first.title} minus {other.title}", text.format(*figures_of, len(cases))))
     columns = ("difference of Pearson r", "all folds (95 % interval by group)")
     return Grid("Is C the better confidence? Cases that have all scores", columns, tuple(rows))
@@ -278,7 +279,7 @@ def _mean_sd(values: Sequence[float]) -> str:
     import numpy as np
 
     if not values:
-        return "–"  # noqa: RUF001
+        return NOTHING
     spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{spread} ({len(values)} folds)"
 
@@ -304,7 +305,7 @@ def _scatter(findings: Findings, folder: Path) -> Path | None:
     path = folder / "fig04b-confidence.png"
     with figures.drawing(path, 3.4, 3.2, len(shown)) as axes:
         for ax, (score, result) in zip(axes[0], shown, strict=True):
-            dice = [case.values["dice"] or 0.0 for case in result.cases]
+            dice = [case.dice for case in result.cases]
             figures.dice_scatter(ax, score.title, [case.values.get(score.measure) for case in result.cases], dice)
     return path
 
@@ -329,7 +330,7 @@ def _coverage(findings: Findings, folder: Path) -> Path | None:
     series = {}
     for score, result in _shown(findings):
         curves = [
-            coverage_curve([c.values.get(score.measure) for c in fold], [c.values["dice"] or 0.0 for c in fold])
+            coverage_curve([c.values.get(score.measure) for c in fold], [c.dice for c in fold])
             for fold in result.by_fold()
         ]
         points = zip(SHARES, zip(*curves, strict=True), strict=True)

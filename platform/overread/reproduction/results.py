@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from overread.reproduction.paper import Made, Paper, Protocol, Row, Size
 
 if TYPE_CHECKING:
     from overread.reproduction.measuring import TestCase
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,11 @@ class CaseMeasures(JsonRecord):
     """Figures of which a case has several, such as the scores of its objects."""
     fold: int = 0
     """The fold that the network did not train on; with a test split, always the first."""
+
+    @property
+    def dice(self) -> float:
+        """Dice of the merged foreground: both empty 1, one empty 0."""
+        return self.values["dice"] or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +142,16 @@ class Cost(JsonRecord):
     """Why the model could not take two steps here; the figures above are then 0."""
 
 
+def spread(ranked: Sequence[T], count: int = 8) -> list[T]:
+    """Return so many of what is ranked, evenly from the first to the last; all of fewer.
+
+    >>> spread("abcdefghi", 3), spread("ab", 3)
+    (['a', 'e', 'i'], ['a', 'b'])
+    """
+    places = (round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(count if ranked else 0))
+    return [ranked[place] for place in dict.fromkeys(places)]
+
+
 @dataclass(frozen=True)
 class Findings:
     """All that is known when tables and figures are made."""
@@ -186,6 +203,14 @@ class Findings:
         truth = to_prepared_mask(np.asarray(arrays.truth), self.prepared.preprocessing) > 0
         place = int(truth.reshape(len(truth), -1).sum(1).argmax())
         return np.asarray(arrays.image[0, place]), (place, truth[place])
+
+    def shown_masks(self, case_id: str, names: Sequence[str]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
+        """Return the slice of `shown_slice`, and there the truth and the masks of rows, by name."""
+        image, (place, truth) = self.shown_slice(case_id)
+        masks = {"truth": truth}
+        for name in names:
+            masks[name] = self.slice_of(self.opened(name, case_id).probabilities().argmax(0) > 0, place)
+        return image, masks
 
     def slice_of(self, mask: NDArray[Any], place: int) -> NDArray[Any]:
         """Return the slice of a native mask in the prepared grid."""

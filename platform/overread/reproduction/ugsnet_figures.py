@@ -11,7 +11,7 @@ from overread.architectures.ugs_net import multi_confidence_mask, true_multi_con
 from overread.ensemble.grad_cam import grad_cam
 from overread.metrics.densities import kernel_density
 from overread.reproduction.measuring import TestCase
-from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.results import Findings, RowResult, spread
 from overread.reproduction.ugsnet_measures import (
     CONFIDENCES,
     REGIONS,
@@ -44,10 +44,7 @@ def shown_row(findings: Findings) -> RowResult | None:
 def chosen_cases(result: RowResult) -> list[str]:
     """Return `SHOWN` cases, evenly spread over the Dice with their annotators."""
     ranked = sorted((value, c.case) for c in result.cases if (value := c.values.get("annotator_dice")) is not None)
-    if not ranked:
-        return []
-    places = dict.fromkeys(round(i * (len(ranked) - 1) / (SHOWN - 1)) for i in range(SHOWN))
-    return [ranked[place][1] for place in places]
+    return [case for _, case in spread(ranked, SHOWN)]
 
 
 def shown_slice(case: TestCase, values: Floats) -> Floats:

@@ -10,7 +10,7 @@ from overread.metrics.calibration import BINS
 from overread.metrics.complex_cases import LEAST_CASES, LIMITS, complex_groups, with_honest_interval
 from overread.metrics.summary import Summary
 from overread.metrics.surface import unit_of
-from overread.reproduction.printed import printed_text
+from overread.reproduction.printed import NOTHING, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.ugsnet_measures import (
     BY_NAME,
@@ -35,7 +35,6 @@ PARTS = {V1: "V1", "UGS-Phi_a": "V1, a", "UGS-Phi_b": "V1, b", TWO_LOSSES: "V1, 
 PAIRS = ((FULL, BACKBONE), (FULL, V1), (FULL, TWO_LOSSES), (TWO_LOSSES, V1), (V1, BACKBONE))
 BASELINES = ("U-Net", BACKBONE)
 """Of Table III, the first that is trained; the paper's is U-Net, and only its figures are printed."""
-MISSING = "–"  # noqa: RUF001
 NAMES = {"mcm": "MCM", "main": "X_S"}
 
 
@@ -133,7 +132,7 @@ def table_folds(findings: Findings) -> Grid:
     for result in results:
         by_fold = list(zip(*(result.fold_means(measure) for measure in measures), strict=True))
         texts = ["/".join(f"{100 * value:.2f}" for value in fold) for fold in by_fold]
-        rows.append((result.row, *texts, *[MISSING] * (most - len(texts))))
+        rows.append((result.row, *texts, *[NOTHING] * (most - len(texts))))
     columns = ("model", *(f"fold {number}" for number in range(1, most + 1)))
     return Grid("Table I by fold: Dice/IoU/NSD of contours against Label_1", columns, tuple(rows))
 
@@ -197,7 +196,7 @@ def _complex_row(result: RowResult, baseline: RowResult, limit: float, cases: Co
 
 def _gain(summary: Summary, same: bool) -> str:
     if same or summary.mean is None:
-        return MISSING
+        return NOTHING
     return difference(summary) if summary.low is not None else f"{100 * summary.mean:+.2f} (n={summary.n})"
 
 
@@ -229,7 +228,7 @@ def _energy(result: RowResult, measure: str, readings: int | None = None) -> str
     """Return a mean energy distance with the number of readings it is of; None: as many as the row says."""
     energy = result.summary(measure)
     if energy.mean is None:
-        return MISSING
+        return NOTHING
     number = round(max(result.values("readings"))) if readings is None else readings
     return f"{energy.mean:.3f} ({number} reading{'s' if number > 1 else ''}, n={energy.n})"
 
@@ -252,7 +251,7 @@ def table_calibration(findings: Findings) -> Grid:
             bins = pooled_bins(result, kind)
             if bins is not None:
                 errors = (bins.expected_error(), bins.mean_error())
-                texts = (MISSING if error is None else f"{100 * error:.2f}" for error in errors)
+                texts = (NOTHING if error is None else f"{100 * error:.2f}" for error in errors)
                 rows.append((result.row, NAMES[kind], *texts, f"{int(bins.count.sum()):,}"))
     columns = ("model", "confidence", "ECE over pixels, points", "mean over bins, points", "pixels")
     return Grid("Calibration: confidence against the share of annotators", columns, tuple(rows), left=2)
@@ -266,7 +265,7 @@ def table_bins(findings: Findings) -> Grid:
     if bins is not None:
         confidence, share = bins.means()
         for place in range(len(bins.count)):
-            texts = (f"{values[place]:.3f}" if bins.count[place] else MISSING for values in (confidence, share))
+            texts = (f"{values[place]:.3f}" if bins.count[place] else NOTHING for values in (confidence, share))
             rows.append((f"{place / BINS:g} to {(place + 1) / BINS:g}", f"{int(bins.count[place]):,}", *texts))
     columns = ("MCM", "pixels", "mean MCM", "mean share of annotators")
     return Grid(f"Calibration of the MCM of {name or 'UGS-Net'}", columns, tuple(rows))
@@ -281,7 +280,7 @@ def table_regions(findings: Findings) -> Grid:
     for result in findings.trained([*PARTS]):
         for region in REGIONS:
             means = [result.summary(f"{region}_{kind}") for kind in ("real", "predicted", "shift")]
-            texts = (MISSING if s.mean is None else f"{s.mean:.3f} (n={s.n})" for s in means)
+            texts = (NOTHING if s.mean is None else f"{s.mean:.3f} (n={s.n})" for s in means)
             rows.append((result.row, region.upper(), *texts))
     columns = ("model", "region", "mean, real", "mean, predicted", "Wasserstein distance of a case")
     title = "Figure 8 in figures: intensity inside HC and LC (of the images as they came; HU of CT)"

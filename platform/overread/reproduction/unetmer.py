@@ -26,10 +26,11 @@ from overread.reproduction.paper import (
     Size,
 )
 from overread.reproduction.printed import paper_dataset, printed_text
-from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.results import Findings, RowResult, spread
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
+from overread.review.words import number
 
 NAME = "unetmer"
 DATASETS = {"busi": "BUID", "acdc": "ACDC", "task07": "Pancreas", "brats": "BraTS", "kvasir": "Kvasir"}
@@ -202,9 +203,9 @@ def _table_scores(findings: Findings) -> Grid:
     if joint is not None:
         for score in SCORES:
             for group, chosen in (("all", joint.cases), ("with foreground", _foreground(joint))):
-                dice = [c.values["dice"] or 0.0 for c in chosen]
+                dice = [c.dice for c in chosen]
                 found = correlation([c.values.get(score) for c in chosen], dice)
-                texts = ["–" if v is None else f"{v:.3f}" for v in (found.pearson, found.spearman)]  # noqa: RUF001
+                texts = [number(v) for v in (found.pearson, found.spearman)]
                 rows.append((score, group, *texts, str(found.n)))
     columns = ("score", "cases", "Pearson r with Dice of B_1", "Spearman", "n")
     return Grid(f"Figure 10 in figures: confidence of {JOINT}", columns, tuple(rows), left=2)
@@ -237,7 +238,7 @@ def _best_scale(findings: Findings, folder: Path) -> Path | None:
     singles = {s: findings.results[f"U-Netmer <{s}>"] for s in (1, 2, 4, 8) if f"U-Netmer <{s}>" in findings.results}
     if len(singles) < 2:
         return None
-    table = {s: {c.case: c.values["dice"] or 0.0 for c in _foreground(r)} for s, r in singles.items()}
+    table = {s: {c.case: c.dice for c in _foreground(r)} for s, r in singles.items()}
     cases = set.intersection(*(set(values) for values in table.values()))
     wins = dict.fromkeys(table, 0)
     for case in cases:
@@ -300,7 +301,7 @@ def _scatter(findings: Findings, folder: Path) -> Path | None:
     joint = findings.results.get(JOINT)
     if joint is None:
         return None
-    dice = [case.values["dice"] or 0.0 for case in joint.cases]
+    dice = [case.dice for case in joint.cases]
     path = folder / "fig10-confidence.png"
     with figures.drawing(path, 3.4, 3.2, len(SCORES)) as axes:
         for ax, score in zip(axes[0], SCORES, strict=True):
@@ -313,7 +314,7 @@ def _coverage(findings: Findings, folder: Path) -> Path | None:
     joint = findings.results.get(JOINT)
     if joint is None:
         return None
-    dice = [case.values["dice"] or 0.0 for case in joint.cases]
+    dice = [case.dice for case in joint.cases]
     scores = {score: [case.values.get(score) for case in joint.cases] for score in SCORES}
     path = folder / "fig11-coverage.png"
     with figures.drawing(path) as axes:
@@ -326,17 +327,8 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
     names = ("U-Net", JOINT)
     if not findings.tested(*names):
         return None
-    ranked = sorted(_foreground(findings.results[JOINT]), key=lambda c: c.values["dice"] or 0.0)
-    places = [round(i * (len(ranked) - 1) / 7) for i in range(8)] if ranked else []
-    chosen = [ranked[place].case for place in dict.fromkeys(places)]
-    panels = []
-    for case_id in chosen:
-        image, (place, truth) = findings.shown_slice(case_id)
-        masks = {"truth": truth}
-        for name in names:
-            case = findings.opened(name, case_id)
-            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
-        panels.append(figures.Contoured(case_id, image, masks))
+    ranked = sorted(_foreground(findings.results[JOINT]), key=lambda c: c.dice)
+    panels = [figures.Contoured(c.case, *findings.shown_masks(c.case, names)) for c in spread(ranked)]
     return figures.contoured(folder / "fig09-examples.png", panels)
 
 

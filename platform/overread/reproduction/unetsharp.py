@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
-from overread.reproduction.printed import paper_dataset, printed_text
-from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.printed import NOTHING, paper_dataset, printed_text
+from overread.reproduction.results import Findings, RowResult, spread
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
@@ -160,7 +160,7 @@ def soft_dice(result: RowResult) -> float | None:
 
 def share(value: float | None) -> str:
     """Return a share in per cent."""
-    return "–" if value is None else f"{100 * value:.2f}"  # noqa: RUF001
+    return NOTHING if value is None else f"{100 * value:.2f}"
 
 
 def table_of_models(findings: Findings, title: str, table: str, names: list[str], dataset: str | None) -> Grid:
@@ -290,15 +290,7 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
         return None
     cases = [case for case in findings.results[SHARP_DEEP].cases if case.has_foreground]
     ranked = sorted(cases, key=lambda case: case.values["jaccard"] or 0.0)
-    chosen = [ranked[round(i * (len(ranked) - 1) / 7)].case for i in range(8)] if ranked else []
-    panels = []
-    for case_id in dict.fromkeys(chosen):
-        image, (place, truth) = findings.shown_slice(case_id)
-        masks = {"truth": truth}
-        for name in names:
-            case = findings.opened(name, case_id)
-            masks[name] = findings.slice_of(case.probabilities().argmax(0) > 0, place)
-        panels.append(figures.Contoured(case_id[:12], image, masks))
+    panels = [figures.Contoured(c.case[:12], *findings.shown_masks(c.case, names)) for c in spread(ranked)]
     return figures.contoured(folder / "examples.png", panels)
 
 

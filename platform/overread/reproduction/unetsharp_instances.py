@@ -25,7 +25,7 @@ from overread.records import OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.printed import paper_dataset, printed_text
-from overread.reproduction.results import Findings, RowResult
+from overread.reproduction.results import Findings, RowResult, spread
 from overread.reproduction.unetsharp import AUGMENTATION, DATASETS, pooled_iou, share
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
@@ -131,11 +131,10 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
     if not findings.tested(name):
         return ()
     ranked = sorted(findings.results[name].cases, key=lambda case: case.values["precision_50"] or 0.0)
-    chosen = dict.fromkeys(ranked[round(i * (len(ranked) - 1) / 7)].case for i in range(8))
     panels = []
-    for case_id in chosen:
-        case = findings.opened(name, case_id)
-        panels.append(figures.Coloured(case_id[:12], case.image[0, 0], case.instances.scored(CONFIDENT).ids[0]))
+    for case in (findings.opened(name, measures.case) for measures in spread(ranked)):
+        found = case.instances.scored(CONFIDENT).ids[0]
+        panels.append(figures.Coloured(case.case_id[:12], case.image[0, 0], found))
     return (figures.coloured(folder / "instances.png", panels),)
 
 

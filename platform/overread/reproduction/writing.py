@@ -9,6 +9,7 @@ import numpy as np
 
 from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
+from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
 from overread.review.tables import Grid
@@ -87,7 +88,7 @@ def cost_table(findings: Findings) -> Grid:
         trained = NOT_TRAINED if result is None else "masks imported" if not result.epochs else length_text(result)
         if cost is None or cost.failure:
             state = trained if cost is None else f"{trained}; two steps fail: {cost.failure}"
-            rows.append((row.name, "–", "–", "–", "–", state))  # noqa: RUF001
+            rows.append((row.name, *[NOTHING] * 4, state))
             continue
         rows.append(
             (
@@ -120,7 +121,7 @@ def length_text(result: RowResult) -> str:
 def percent(summary: Summary) -> str:
     """Return mean ± sd of a share in per cent, as the papers print it, with n."""
     if summary.mean is None:
-        return "–"  # noqa: RUF001
+        return NOTHING
     spread = "" if summary.sd is None else f"±{100 * summary.sd:.2f}"
     return f"{100 * summary.mean:.2f}{spread} (n={summary.n})"
 
@@ -128,7 +129,7 @@ def percent(summary: Summary) -> str:
 def over_folds(values: Sequence[float], ddof: int = 1) -> str:
     """Return mean ± sd over folds of a share in per cent; `ddof` 0 is the sd of these folds, 1 that of all such."""
     if not values:
-        return "–"  # noqa: RUF001
+        return NOTHING
     spread = f"±{100 * float(np.std(values, ddof=ddof)):.2f}" if len(values) > ddof else ""
     return f"{100 * float(np.mean(values)):.2f}{spread} ({len(values)} folds)"
 
@@ -136,7 +137,7 @@ def over_folds(values: Sequence[float], ddof: int = 1) -> str:
 def difference(summary: Summary) -> str:
     """Return a paired difference in points with its interval and n."""
     if summary.mean is None or summary.low is None or summary.high is None:
-        return "–"  # noqa: RUF001
+        return NOTHING
     return f"{100 * summary.mean:+.2f} ({100 * summary.low:+.2f} to {100 * summary.high:+.2f}, n={summary.n})"
 
 

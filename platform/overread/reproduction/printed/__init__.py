@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+NOTHING = "–"  # noqa: RUF001  (a dash, as print has it)
+"""In tables: not printed, or not defined."""
+
 
 @cache
 def printed(paper: str) -> dict[tuple[str, str, str, str], tuple[float, float | None]]:
@@ -40,6 +43,6 @@ def printed_text(paper: str, table: str, model: str, dataset: str | None, metric
     """Return `mean±sd` (or the mean alone) as printed, or a dash where the paper prints none."""
     found = printed(paper).get((table, model, dataset or "", metric))
     if found is None:
-        return "–"  # noqa: RUF001
+        return NOTHING
     mean, sd = found
     return f"{mean:.2f}" + ("" if sd is None else f"±{sd:.2f}")
