@@ -9,6 +9,7 @@ from overread.cluster.session import (
     joins_cluster,
     require_absolute,
     require_gpus,
+    require_workers,
     threads_each,
 )
 from overread.errors import UserError
@@ -53,6 +54,15 @@ def test_gpus_that_are_not_there_are_refused() -> None:
     require_gpus(0.5, Resources(cpus=2, gpus=1.0, nodes=1, cpus_per_node=2))
     with pytest.raises(UserError, match=r"must find 0\.5 GPU, but the cluster has 0: use --gpus-per-worker 0"):
         require_gpus(0.5, nothing)
+
+
+def test_every_worker_needs_a_cpu_and_its_share_of_the_gpus() -> None:
+    here = Resources(cpus=2, gpus=1.0, nodes=1, cpus_per_node=2)
+    require_workers(2, 0.5, here)
+    with pytest.raises(UserError, match="workers must find a CPU each, but 3 workers share 2"):
+        require_workers(3, 0.0, here)
+    with pytest.raises(UserError, match="must find 2 GPU, but the cluster has 1"):
+        require_workers(2, 1.0, here)
 
 
 def test_the_largest_node_counts_among_those_alive(monkeypatch: pytest.MonkeyPatch) -> None:

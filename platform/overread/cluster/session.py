@@ -111,6 +111,15 @@ def require_gpus(gpus: float, resources: Resources) -> None:
         )
 
 
+def require_workers(workers: int, gpus_per_worker: float, resources: Resources) -> None:
+    """Raise `UserError` unless all workers of a training find a CPU each, and their GPUs."""
+    if workers > resources.cpus:
+        raise UserError(
+            f"workers must find a CPU each, but {workers} workers share {resources.cpus}: use fewer or --cpus"
+        )
+    require_gpus(gpus_per_worker * workers, resources)
+
+
 @contextmanager
 def session(
     address: str | None = None,

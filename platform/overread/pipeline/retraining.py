@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from overread.cluster.job import OUTCOME, TrialJob
-from overread.cluster.session import available, require_gpus, threads_each
+from overread.cluster.session import available, require_workers, threads_each
 from overread.confidence.conformal import COVERAGE
 from overread.confidence.judgement import Judgement
 from overread.data.hashing import file_sha256
@@ -55,7 +55,7 @@ def retrain(
         search_id=f"{out.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}",
         retrained_from=str(origin.folder.root),
     )
-    check_workers(workers, gpus_per_worker)
+    require_workers(workers, gpus_per_worker, available())
     folder = claim(out, record, resume=resume, overwrite=overwrite)
     run = open_run(folder, map_cases, prepared=origin.prepared)
     outcomes = read_outcomes(origin.folder.search)
@@ -75,14 +75,6 @@ def retrain(
         run.tracker.sync(read_outcomes(folder.search))
     package(run, frozen)
     return frozen, calibrate(run, map_cases, coverage=coverage, gpus=gpus_per_worker)
-
-
-def check_workers(workers: int, gpus_per_worker: float) -> None:
-    """Raise `UserError` for trainings that the Ray session has too few CPUs or GPUs for."""
-    here = available()
-    if workers > here.cpus:
-        raise UserError(f"workers must find a CPU each, but {workers} workers share {here.cpus}: use fewer or --cpus")
-    require_gpus(gpus_per_worker * workers, here)
 
 
 def jobs_for(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from overread.cluster.job import GROUP, JOB, STOP
 from overread.cluster.pretraining import PretrainJob, run_pretraining
-from overread.cluster.session import available, require_gpus, threads_each
+from overread.cluster.session import available, require_workers, threads_each
 from overread.data.slices import content_of, pretraining_cases
 from overread.errors import UserError
 from overread.records import EpochReport, Prepared
@@ -54,9 +54,7 @@ def pretrain_teacher(
     for too few CPUs or GPUs, images or weights that do not fit, or a folder that holds another training.
     """
     here = available()
-    if workers > here.cpus:
-        raise UserError(f"workers must find a CPU each, but {workers} workers share {here.cpus}: use fewer or --cpus")
-    require_gpus(gpus_per_worker * workers, here)
+    require_workers(workers, gpus_per_worker, here)
     out = out.resolve()
     job = PretrainJob(
         trial_id=out.name,

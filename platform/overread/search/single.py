@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from overread.cluster.job import JOB, OUTCOME, RESUME, TrialJob
-from overread.cluster.session import apply_settings, available, require_gpus, threads_each
+from overread.cluster.session import apply_settings, available, require_workers, threads_each
 from overread.cluster.torch_trainer import release_group
 from overread.cluster.trainable import Worker, default_worker, parse_job, resources, trial_function
-from overread.errors import OverreadError, UserError
+from overread.errors import OverreadError
 from overread.records import Prepared, TrialConfig, TrialOutcome
 from overread.training.extras import lacking_extras
 
@@ -37,9 +37,7 @@ def train_one(
     worker's reason when the training failed.
     """
     here = available()
-    if workers > here.cpus:
-        raise UserError(f"workers must find a CPU each, but {workers} workers share {here.cpus}: use fewer or --cpus")
-    require_gpus(gpus_per_worker * workers, here)
+    require_workers(workers, gpus_per_worker, here)
     out = out.resolve()
     if fresh and (out / JOB).is_file():
         shutil.rmtree(out)
