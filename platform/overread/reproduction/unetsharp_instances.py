@@ -132,9 +132,10 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
         return ()
     ranked = sorted(findings.results[name].cases, key=lambda case: case.values["precision_50"] or 0.0)
     panels = []
-    for case in (findings.opened(name, measures.case) for measures in spread(ranked)):
+    for measures in spread(ranked):
+        case = findings.opened(name, measures.case)
         found = case.instances.scored(CONFIDENT).ids[0]
-        panels.append(figures.Coloured(case.case_id[:12], case.image[0, 0], found))
+        panels.append(figures.Coloured(measures.case[:12], case.image[0, 0], found))
     return (figures.coloured(folder / "instances.png", panels),)
 
 
