@@ -95,14 +95,13 @@ def _differences(summary: RunSummary) -> Grid:
 
 
 def _generalisation(summary: RunSummary) -> Grid:
-    def interval(s: Summary, text: Callable[[float | None], str]) -> str:
-        return text(s.mean) if s.low is None else f"{text(s.mean)} ({text(s.low)} to {text(s.high)})"
+    def text(s: Summary, form: Callable[[float | None], str] = number) -> str:
+        return _with_interval(s.mean, s.low, s.high, form)
 
     rows = tuple(
-        (name, interval(g.validation, number), str(g.validation.n), interval(g.locked, number), str(g.locked.n),
-         interval(g.difference, _signed))
+        (name, text(g.validation), str(g.validation.n), text(g.locked), str(g.locked.n), text(g.difference, _signed))
         for name, g in summary.generalisation.items()
-    )  # fmt: skip
+    )
     columns = ("Dice of", "validation (95 %)", "n", "locked (95 %)", "n", "locked minus validation (95 %)")
     return Grid("Validation and locked split", columns, rows)
 
@@ -127,7 +126,7 @@ def _confidence(summary: RunSummary) -> Grid:
 
 def _failure(summary: RunSummary) -> Grid:
     def interval(e: Estimate) -> str:
-        return number(e.value) if e.low is None else f"{number(e.value)} ({number(e.low)} to {number(e.high)})"
+        return _with_interval(e.value, e.low, e.high)
 
     def row(name: str, f: FailureDetection) -> tuple[str, ...]:
         other = summary.aurc_minus_pairwise.get(name)
@@ -151,6 +150,13 @@ def _bounds(summary: RunSummary) -> Grid:
     rows = tuple(row(name, found) for name, found in summary.bounds.items())
     columns = ("Dice of", "wanted", "held", "95 % of the shares lie in", "groups", "held in 200 re-splits")
     return Grid("Lower bound of Dice on the locked split", columns, rows)
+
+
+def _with_interval(
+    value: float | None, low: float | None, high: float | None, form: Callable[[float | None], str] = number
+) -> str:
+    """Return a value with its interval where it has one."""
+    return form(value) if low is None else f"{form(value)} ({form(low)} to {form(high)})"
 
 
 def _signed(value: float | None) -> str:
