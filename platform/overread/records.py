@@ -470,6 +470,14 @@ class CaseConfidence(JsonRecord):
     pairwise_dice_per_class: dict[str, float | None]
     scores: dict[str, float | None] = field(default_factory=dict)
     """Further scores of the table in `confidence.scores`, such as `c_12`."""
+    absent: tuple[str, ...] | None = None
+    """Classes that no reading has; None: not known of a single reading (of several, those without agreement)."""
+    volume_unit: str = ""
+    """`ml`, `mm2`, `voxels` or `pixels`."""
+    volume_per_class: dict[str, float] = field(default_factory=dict)
+    """Of the ensemble's own mask, by label name."""
+    components_per_class: dict[str, int] = field(default_factory=dict)
+    """Connected parts of the ensemble's own mask, by label name."""
     predicted_dice: float | None = None
     """Class-mean Dice that the scores predict (`confidence.combined`)."""
     dice_lower_bound: float | None = None

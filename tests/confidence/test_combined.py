@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from overread.confidence import combined
 from overread.confidence.combined import DiceRegressor, Weighted, fit_regressor
 
 
@@ -118,6 +119,26 @@ def test_too_few_groups() -> None:
     assert fit(rows, dice, groups=[i % 5 for i in range(20)]).groups == 5
     with pytest.raises(ValueError, match="scores, Dice and group"):
         fit_regressor(rows, dice, groups=["p"])
+
+
+def test_the_error_is_of_groups_that_did_not_choose_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nine patients of two cases, scores that say nothing. By hand: each patient predicted by all that is done to the
+    # others, the choice of the penalty included.
+    rng = np.random.default_rng(3)
+    rows: list[dict[str, float | None]] = [{n: float(rng.normal()) for n in "abcd"} for _ in range(18)]
+    dice = [float(value) for value in rng.uniform(0.3, 0.9, 18)]
+    groups = [i // 2 for i in range(18)]
+    whole = fit(rows, dice, groups=groups)
+    errors, chosen = [], set()
+    for group in range(9):
+        others = [i for i in range(18) if groups[i] != group]
+        found = fit([rows[i] for i in others], [dice[i] for i in others], groups=[groups[i] for i in others])
+        chosen.add(found.penalty)
+        errors += [abs(float(found.predict(rows[i]) or 0) - dice[i]) for i in (2 * group, 2 * group + 1)]
+    assert whole.error == pytest.approx(np.mean(errors))
+    assert len(chosen) > 1
+    monkeypatch.setattr(combined, "PENALTIES", (whole.penalty,))  # the figure of the penalty that looked best
+    assert fit(rows, dice, groups=groups).error < whole.error
 
 
 def test_groups_are_left_out_together() -> None:

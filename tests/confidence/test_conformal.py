@@ -6,6 +6,8 @@ from overread.confidence.conformal import (
     Judged,
     LowerBound,
     MeasuredCoverage,
+    Predicted,
+    expected_share,
     fit_lower_bound,
     least_groups,
     measured_coverage,
@@ -75,12 +77,13 @@ def test_measured_coverage_by_hand() -> None:
     assert found.low == pytest.approx(2 / 5)
     assert found.high == 1.0
     assert found.as_expected
+    assert found.expected == 0.9  # rank 9 of nine groups: 9 / 10
     assert MeasuredCoverage.from_json(found.to_json()) == found
 
 
 def test_nothing_to_measure() -> None:
     found = measured_coverage(fit_lower_bound(judged([0.1])), TEN)
-    assert (found.share, found.as_expected, found.groups) == (None, None, 0)
+    assert (found.share, found.as_expected, found.groups, found.expected) == (None, None, 0, None)
     assert measured_coverage(fit_lower_bound(TEN), []).share is None
 
 
@@ -134,19 +137,49 @@ def test_resplits_of_a_known_rank() -> None:
     assert np.mean(found) == pytest.approx(5 / 9, abs=0.04)
 
 
+def test_resplits_come_to_the_expected_share_whatever_the_package_is_worth() -> None:
+    # nineteen of thirty groups calibrate at 80 %: rank 16, so 16 / 20, for exact predictions and for thrown dice
+    rng = np.random.default_rng(3)
+    exact = judged([float(v) for v in rng.normal(0, 1e-3, 30)])
+    guessed = judged([float(v) for v in rng.uniform(-0.9, 0.9, 30)])
+    for cases in (exact, guessed):
+        assert np.mean(resplit_coverage(cases, 19, 0.8, repeats=1000)) == pytest.approx(0.8, abs=0.02)
+    assert expected_share(19, 0.8) == 16 / 20
+    assert (expected_share(4, 0.8), expected_share(3, 0.8)) == (4 / 5, None)
+
+
+def predicted(values: list[float], per_group: int = 1) -> list[Predicted]:
+    """Return every value `per_group` times, as cases of one patient."""
+    return [Predicted(f"{g}-{i}", f"{g}", value) for g, value in enumerate(values) for i in range(per_group)]
+
+
 def test_shift() -> None:
     reference = [i / 20 for i in range(20)]
-    assert score_shift([], [0.5]) is None
-    assert score_shift(reference, [None]) is None
-    same = score_shift(reference, [*reference, None])
+    assert score_shift([], predicted([0.5])) is None
+    assert score_shift(reference, []) is None
+    same = score_shift(reference, predicted(reference))
     assert same is not None
     assert (same.statistic, same.p, same.wasserstein, same.n) == (0.0, 1.0, 0.0, 20)
     assert not same.told
-    moved = score_shift(reference, [value - 0.575 for value in reference])
+    moved = score_shift(reference, predicted([value - 0.575 for value in reference]))
     assert moved is not None
     assert moved.statistic == pytest.approx(12 / 20)  # twelve of twenty lie below all others
     assert moved.wasserstein == pytest.approx(0.575)
     assert moved.told
+
+
+def test_the_cases_of_a_patient_count_once_in_a_shift() -> None:
+    # twelve of twenty calibration groups lie below five patients, of whom four alike frames each are read
+    reference = [i / 20 for i in range(20)]
+    values = [0.6, 0.65, 0.7, 0.8, 0.9]
+    found = score_shift(reference, predicted(values, per_group=4))
+    assert found is not None
+    assert (found.statistic, found.n, found.cases) == (pytest.approx(12 / 20), 5, 20)
+    assert found.p == pytest.approx(stats.ks_2samp(reference, values).pvalue)
+    assert not found.told
+    apart = score_shift(reference, predicted([value for value in values for _ in range(4)]))
+    assert apart is not None and apart.n == 20
+    assert apart.told  # what counting frames would have said
 
 
 def test_scipy_agrees_on_the_interval() -> None:

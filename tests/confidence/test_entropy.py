@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from overread.confidence import entropy
 from overread.confidence.entropy import negative_entropy, predictive_entropy
 
 
@@ -19,6 +20,15 @@ def test_score_is_over_the_predicted_foreground_alone():
     probabilities = np.array([[0.9, 0.25, 0.0, 0.5], [0.05, 0.25, 1.0, 0.5], [0.05, 0.5, 0.0, 0.0]])
     second = 0.5 * math.log(4) + 0.5 * math.log(2)
     assert negative_entropy(probabilities) == pytest.approx(-(second + 0) / 2)
+
+
+def test_blocks_of_voxels_give_the_mean_over_all(monkeypatch):
+    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], (4, 5, 2)).transpose(3, 0, 1, 2)
+    inside = probabilities.argmax(0) > 0
+    expected = -predictive_entropy(probabilities)[inside].mean()
+    for block in (1, 7, 40, 1000):
+        monkeypatch.setattr(entropy, "BLOCK", block)
+        assert negative_entropy(probabilities) == pytest.approx(expected)
 
 
 def test_surer_is_higher():

@@ -113,9 +113,7 @@ def test_too_few_cases_give_none_in_words_and_rows() -> None:
 
 def test_a_single_reading_is_judged_by_its_own_scores() -> None:
     def alone(case: Known) -> Known:
-        empty: dict[str, float | None] = {"organ": None, "mean": None}
-        row = replace(case.row, n_readings=1, flag="one_reading", relation_confidence=None, pairwise_dice=None)
-        return replace(case, row=replace(row, relation_confidence_per_class=empty, pairwise_dice_per_class=empty))
+        return single(case, absent=None)
 
     fitted = fit_judgement(
         list(map(alone, cases(0, 40, "v"))), list(map(alone, cases(1, 30, "c"))), LABELS, winners="w"
@@ -125,6 +123,97 @@ def test_a_single_reading_is_judged_by_its_own_scores() -> None:
     assert fitted.judge(alone(cases(2, 1, "n")[0]).row).dice_lower_bound is not None
 
 
+def single(case: Known, *, absent: tuple[str, ...] | None) -> Known:
+    """Return the case as one network alone reads it."""
+    empty: dict[str, float | None] = {"organ": None, "mean": None}
+    row = replace(case.row, n_readings=1, flag="one_reading", relation_confidence=None, pairwise_dice=None)
+    row = replace(row, relation_confidence_per_class=empty, pairwise_dice_per_class=empty, absent=absent)
+    return replace(case, row=row)
+
+
+def test_a_single_reading_predicts_no_class_that_it_has_not() -> None:
+    fitted = fit_judgement(
+        [single(case, absent=()) for case in cases(0, 40, "v")],
+        [single(case, absent=()) for case in cases(1, 30, "c")],
+        LABELS,
+        winners="w",
+    )
+    new = cases(2, 1, "n")[0]
+    both = fitted.judge(single(new, absent=()).row)
+    assert None not in (*both.predicted_dice_per_class.values(), *both.dice_lower_bound_per_class.values())
+    missed = fitted.judge(single(new, absent=("organ",)).row)
+    assert missed.predicted_dice_per_class["organ"] is missed.dice_lower_bound_per_class["organ"] is None
+    assert missed.predicted_dice_per_class["mean"] == both.predicted_dice_per_class["mean"]
+    assert missed.predicted_dice == both.predicted_dice
+    unknown = fitted.judge(single(new, absent=None).row)
+    assert set(unknown.predicted_dice_per_class.values()) == set(unknown.dice_lower_bound_per_class.values()) == {None}
+    assert unknown.predicted_dice == both.predicted_dice
+    # nor do such cases fit or calibrate the class
+    without = [single(case, absent=("organ",)) for case in cases(1, 30, "c")]
+    assert fit_judgement(without, without, LABELS, winners="w").targets["class:organ"].bound.groups == 0
+
+
+def measured(case: Known, *, organ: float, components: int, foreground: float = 1.0) -> Known:
+    """Return the case with a measured mask; its volume is in ml."""
+    row = replace(
+        case.row,
+        foreground=foreground,
+        volume_unit="ml",
+        volume_per_class={"organ": organ, "mean": 1.0},
+        components_per_class={"organ": components, "mean": 1},
+    )
+    return replace(case, row=row)
+
+
+def test_size_and_parts_of_the_mask_predict_with_either_sign() -> None:
+    # The Dice of the organ is 0.2 for each power of ten of its volume, less 0.1 for each part; agreement says nothing.
+    rng = np.random.default_rng(0)
+    known_cases = []
+    for case in cases(0, 60, "v"):
+        power, parts = float(rng.uniform(0, 3)), int(rng.integers(1, 4))
+        dice = 0.3 + 0.2 * power - 0.1 * parts
+        flat = {"organ": 0.5, "mean": 0.5}
+        row = replace(case.row, pairwise_dice_per_class=flat, relation_confidence_per_class=flat, scores={})
+        known_cases.append(
+            measured(replace(case, row=row, dice_per_class={"organ": dice}), organ=10**power, components=parts)
+        )
+    regressor = fit_judgement(known_cases, [], LABELS, winners="w").targets["class:organ"].regressor
+    assert regressor is not None
+    slopes = {own.name: own.coefficient / own.spread for own in regressor.scores}
+    assert slopes == {"volume_ml": pytest.approx(0.2, abs=0.002), "components": pytest.approx(-0.1, abs=0.002)}
+    # a hundred ml in two parts; an empty mask has no logarithm, and is no safer for it
+    row = measured(cases(2, 1, "n")[0], organ=100.0, components=2).row
+    judgement = fit_judgement(known_cases, [], LABELS, winners="w")
+    assert judgement.judge(row).predicted_dice_per_class["organ"] == pytest.approx(0.5, abs=0.01)
+    nothing = measured(cases(2, 1, "n")[0], organ=0.0, components=0).row
+    assert judgement.judge(nothing).predicted_dice_per_class["organ"] is not None
+
+
+def test_the_surest_voxel_may_speak_against_a_case() -> None:
+    # The foreground probability falls with the Dice here; one that had to rise would be left out.
+    rng = np.random.default_rng(1)
+    known_cases = []
+    for case in cases(0, 40, "v"):
+        row = replace(case.row, pairwise_dice=0.5, relation_confidence=0.5, scores={})
+        known_cases.append(replace(case, row=replace(row, foreground=1.2 - case.dice + float(rng.normal(0, 0.01)))))
+    regressor = fit_judgement(known_cases, [], LABELS, winners="w").targets[MEAN].regressor
+    assert regressor is not None
+    (own,) = regressor.scores
+    assert own.name == "foreground" and own.coefficient < -0.05
+    assert regressor.error < 0.2 * regressor.error_of_mean
+
+
+def test_a_shift_counts_patients_where_they_are_known() -> None:
+    rows = [case.row for case in cases(5, 30, "n", shift=0.4)]
+    apart = FITTED.shift(rows)
+    assert apart is not None and (apart.n, apart.cases) == (30, 30)
+    assert FITTED.shift(rows, [""] * 30) == apart  # not known: each is its own
+    three = FITTED.shift(rows, [str(i % 3) for i in range(30)])
+    assert three is not None and (three.n, three.cases) == (3, 30)
+    text = shift_warning(replace(apart, n=3))
+    assert text is not None and "these 30 cases (3 groups) differ" in text
+
+
 def test_shifted_cases_are_told_of_and_like_ones_are_not() -> None:
     like, other = cases(5, 30, "n"), cases(5, 30, "n", shift=0.4)
     assert shift_warning(FITTED.shift([case.row for case in like])) is None
@@ -132,7 +221,7 @@ def test_shifted_cases_are_told_of_and_like_ones_are_not() -> None:
     assert text is not None
     assert "these 30 cases" in text and "may not hold" in text
     assert shift_warning(None) is None
-    assert shift_warning(Shift(statistic=0.3, p=0.02, wasserstein=0.1, n=30)) is None
+    assert shift_warning(Shift(statistic=0.3, p=0.02, wasserstein=0.1, n=30, cases=30)) is None
 
 
 def test_json() -> None:

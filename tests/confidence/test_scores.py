@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from overread.confidence.extent import mask_extent
 from overread.confidence.relations import Relations
 from overread.confidence.scores import SCORES, case_confidence, pair_score, relation_scores
 from overread.errors import UserError
@@ -28,8 +29,12 @@ def test_table_says_which_readings_enter() -> None:
         "annotator_disagreement",
         "sa_mean",
         "entropy",
+        "foreground",
+        "volume",
+        "components",
     }
-    assert [name for name in SCORES if not SCORES[name].rises_with_quality] == ["annotator_disagreement"]
+    free = {name for name in SCORES if not SCORES[name].rises_with_quality}
+    assert free == {"annotator_disagreement", "foreground", "volume", "components"}
 
 
 def test_row_by_hand() -> None:
@@ -45,6 +50,22 @@ def test_class_in_no_reading_is_left_out_of_the_mean() -> None:
     row = case_confidence("a", relations_of(mask, mask), LABELS, 0.9)
     assert row.relation_confidence_per_class == {"organ": 1.0, "lesion": None}
     assert row.relation_confidence == 1
+
+
+def test_a_class_that_no_reading_has_is_known_also_of_a_single_reading() -> None:
+    organ = np.array([1, 1, 0, 0, 0])
+    assert case_confidence("a", relations_of(organ), LABELS, 0.9).absent == ("lesion",)
+    assert case_confidence("a", relations_of(organ, EMPTY), LABELS, 0.9).absent == ("lesion",)
+    assert case_confidence("a", relations_of(FIRST, EMPTY), LABELS, 0.9).absent == ()
+    assert case_confidence("a", relations_of(EMPTY), LABELS, 0.9).absent == ("organ", "lesion")
+
+
+def test_extent_of_the_mask_is_told_by_class() -> None:
+    extent = mask_extent(np.array([[1, 0, 1, 2, 2]]), 3, (2.0, 0.5))
+    row = case_confidence("a", relations_of(FIRST), LABELS, 0.9, extent=extent)
+    assert (row.volume_unit, row.volume_per_class) == ("mm2", {"organ": 2.0, "lesion": 2.0})
+    assert row.components_per_class == {"organ": 2, "lesion": 1}
+    assert case_confidence("a", relations_of(FIRST), LABELS, 0.9).volume_unit == ""
 
 
 def test_all_empty_is_flagged_and_has_no_score() -> None:

@@ -104,7 +104,9 @@ def test_the_fusion_of_the_package_makes_the_mask_and_the_soft_vote_ranks() -> N
     majority = read(package)
     assert majority.mask.tolist() == [[1, 1, 0, 2]]
     np.testing.assert_allclose(majority.probabilities[:, 0, 1], [1 / 3, 2 / 3, 0], rtol=1e-6)
-    assert majority.confidence == read(soft).confidence
+    assert majority.confidence.volume_per_class == {"organ": 2.0, "lesion": 1.0}
+    of_mask = {"volume_per_class": {}, "components_per_class": {}}
+    assert replace(majority.confidence, **of_mask) == replace(read(soft).confidence, **of_mask)
     package.manifest = replace(package.manifest, fusion="staple")
     assert read(package).mask[0, 0] == 1
     # no mask has it: shares of 0 would rank this case as surely empty
@@ -162,21 +164,41 @@ def test_all_empty_is_flagged_with_its_foreground_probability() -> None:
     assert reading.dice is not None and reading.dice.mean == 1
 
 
+def relation_scores(reading: CaseReading) -> dict[str, float | None]:
+    return {name: value for name, value in reading.confidence.scores.items() if name != "entropy"}
+
+
+def test_entropy_volume_and_parts_by_hand() -> None:
+    # voxels 0 and 3 are foreground, 0.9 against two of 0.05 in both readings
+    reading = read(package_of(certain([1, 1, 0, 1], 0.9), certain([1, 0, 0, 1], 0.9)))
+    assert reading.mask.tolist() == [[1, 0, 0, 1]]  # voxel 1: 0.475 to 0.475, a tie, which the lower id wins
+    sure = -(0.9 * np.log(0.9) + 2 * 0.05 * np.log(0.05))
+    row = reading.confidence
+    assert row.scores == {"entropy": pytest.approx(-sure)}
+    assert (row.volume_unit, row.volume_per_class) == ("pixels", {"organ": 2.0, "lesion": 0.0})
+    assert row.components_per_class == {"organ": 2, "lesion": 0}
+    assert row.absent == ("lesion",)
+    assert read(package_of(certain(EMPTY))).confidence.scores == {"entropy": None}
+    spaced = replace(grey(), spacing=(0.5, 3.0))
+    row = read_case(package_of(certain(FIRST)), spaced, "cpu", case_id="a").confidence
+    assert (row.volume_unit, row.volume_per_class) == ("mm2", {"organ": 3.0, "lesion": 1.5})
+
+
 def test_c_ij_of_the_first_member_with_scales() -> None:
     scales = {"main": certain(FIRST), "scale_1": certain(FIRST), "scale_2": certain(SECOND), "scale_4": certain(EMPTY)}
     other = {"main": certain(FIRST), "scale_1": certain(FIRST), "scale_2": certain(FIRST)}
     package = drawn_package((1, 4), LABELS, {"plain": {"main": certain(FIRST)}, "mer": scales, "mer2": other})
-    assert read(package).confidence.scores == {"c_12": pytest.approx((2 / 3 + 1) / 2), "c_14": 0.0, "c_24": 0.0}
-    assert read(package, relation_scores=False).confidence.scores == {}
+    assert relation_scores(read(package)) == {"c_12": pytest.approx((2 / 3 + 1) / 2), "c_14": 0.0, "c_24": 0.0}
+    assert relation_scores(read(package, relation_scores=False)) == {}
 
 
 def test_c_ij_keeps_its_columns_where_the_member_fails() -> None:
     broken = {"main": certain(FIRST), "scale_1": certain(FIRST), "scale_2": RuntimeError("no")}
     package = drawn_package((1, 4), LABELS, {"plain": {"main": certain(FIRST)}, "mer": broken})
-    assert read(package).confidence.scores == {"c_12": None}
+    assert relation_scores(read(package)) == {"c_12": None}
     package.drawings["mer"]["main"] = RuntimeError("no")  # type: ignore[index]
     reading = read(package)
-    assert reading.confidence.scores == {"c_12": None}
+    assert relation_scores(reading) == {"c_12": None}
     assert reading.confidence.flag == "member_failed:mer;one_reading"
 
 
@@ -268,7 +290,7 @@ def test_real_networks_of_three_families_from_a_package(tmp_path: Path) -> None:
     reading = read_case(load_package(tmp_path / "package"), grey((20, 12)), "cpu", case_id="a")
     assert (reading.failed, reading.relations.names) == ({}, list(configs))
     np.testing.assert_allclose(reading.probabilities.sum(0), np.ones((20, 12)), rtol=1e-5)
-    assert list(reading.confidence.scores) == ["c_12"]
+    assert list(reading.confidence.scores) == ["c_12", "entropy"]
 
 
 def row(case: str, scores: dict[str, float | None]) -> CaseConfidence:
@@ -303,6 +325,27 @@ def test_confidence_csv(tmp_path: Path) -> None:
     relation = ["0.75", "", "0.625", "0.5", "0.75", "", "", "0.333333"]
     assert first == ["a", "3", "", "0.5", *relation, "0.7", "", "0.6", "", "0.5", ""]
     assert second[-2:] == ["", "1"]
+
+
+def test_confidence_csv_has_the_extent_of_each_class(tmp_path: Path) -> None:
+    path = tmp_path / "confidence.csv"
+    volumes, parts = {"organ": 12.5, "a,b": 0.0}, {"organ": 2, "a,b": 0}
+    rows = [
+        replace(row("a", {}), volume_unit="ml", volume_per_class=volumes, components_per_class=parts),
+        replace(row("b", {}), volume_unit="voxels", volume_per_class=volumes, components_per_class=parts),
+        row("c", {}),
+    ]
+    write_confidence_csv(path, rows, ("background", "organ", "a,b"))
+    header, *found = list(csv.reader(path.open()))
+    assert header[-6:] == [
+        *("volume_ml_organ", "volume_ml_a,b", "volume_voxels_organ", "volume_voxels_a,b"),
+        *("components_organ", "components_a,b"),
+    ]
+    assert [line[-6:] for line in found] == [
+        ["12.5", "0", "", "", "2", "0"],
+        ["", "", "12.5", "0", "2", "0"],
+        [""] * 6,
+    ]
 
 
 def peak_of(members: int, size: tuple[int, int], *, apart: bool = False) -> int:

@@ -145,10 +145,18 @@ def _bounds(summary: RunSummary) -> Grid:
     def row(name: str, m: MeasuredCoverage) -> tuple[str, ...]:
         target = name.removeprefix("class:")
         return (target, f"{m.wanted:g}", number(m.share), f"{number(m.low)} to {number(m.high)}", str(m.groups),
-                number(summary.resplit_bounds.get(name)))  # fmt: skip
+                number(summary.resplit_bounds.get(name)), number(m.expected))  # fmt: skip
 
     rows = tuple(row(name, found) for name, found in summary.bounds.items())
-    columns = ("Dice of", "wanted", "held", "95 % of the shares lie in", "groups", "held in 200 re-splits")
+    columns = (
+        "Dice of",
+        "wanted",
+        "held",
+        "95 % of the shares lie in",
+        "groups",
+        "held in 200 re-splits",
+        "expected there",
+    )
     return Grid("Lower bound of Dice on the locked split", columns, rows)
 
 

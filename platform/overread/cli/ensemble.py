@@ -83,6 +83,7 @@ def ensemble(
     if per_class and fusion != "soft":
         raise UserError(f"--select {select} needs --fusion soft, which has weights per class, but got {fusion}")
     folder = RunFolder(out.resolve())
+    calibrating.check_unchanged(folder, None if no_calibration else coverage)
     chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
     given = _options.named_folders("--member", folders)
     with working(address, cpus, out=out, member=_options.first_relative(given)) as map_cases:

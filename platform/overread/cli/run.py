@@ -36,7 +36,7 @@ def run(**options: Any) -> None:
 
 @click.command()
 @click.option("--out", type=_options.FOLDER, default=Path("runs/demo"), show_default=True, help="Run folder.")
-@click.option("--cases", type=click.IntRange(20), default=60, show_default=True, help="Cases of the phantom.")
+@click.option("--cases", type=click.IntRange(20), default=80, show_default=True, help="Cases of the phantom.")
 @click.option("--kind", type=click.Choice(["2d", "3d"]), default="2d", show_default=True, help="Images or volumes.")
 @click.option("--annotators", type=click.IntRange(1), default=1, show_default=True)
 @_options.preparation

@@ -1,10 +1,13 @@
 """All scores of a case combined into one predicted Dice, by a small regressor that no score can turn around.
 
 A ridge regression of the true Dice on the standardised scores, with coefficients of at least 0 (non-negative least
-squares, Lawson and Hanson 1974): scores rise with quality by their definition (`scores.SCORES`), so a higher score
-never lowers the prediction, whatever a few validation cases suggest. A score that is no doubt of the network
-(`rises_with_quality` False) enters with both signs. The penalty is the one of `PENALTIES` with the least squared error
-on groups that were left out.
+squares, Lawson and Hanson 1974): most scores rise with quality by their definition, so that a higher one never lowers
+the prediction, whatever a few validation cases suggest. A figure whose sign nobody knows beforehand (how far annotators
+would differ, how large a finding is, how probable its surest voxel) enters with both signs (`either_sign`).
+
+The penalty is the one of `PENALTIES` with the least squared error on groups that were left out. The least of four is
+too low a figure to promise, so the error that is told is of nested cross-validation by group: each part of the groups
+is predicted by a fit to the others, whose penalty these others alone have chosen.
 
 A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
 costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what
@@ -13,8 +16,8 @@ is not known does not make a case safer. A case with none of the scores has no p
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +67,9 @@ class DiceRegressor(JsonRecord):
     cases: int
     groups: int
     error: float
-    """Mean absolute error on groups left out."""
+    """Mean absolute error on groups left out, which chose neither coefficients nor penalty of their prediction."""
     error_of_mean: float
-    """That of predicting the mean Dice: what the scores must beat to be worth anything."""
+    """That of predicting the mean Dice of the other groups: what the scores must beat to be worth anything."""
 
     def predict(self, scores: Scores) -> float | None:
         """Return the predicted Dice in 0..1; None if all scores are missing."""
@@ -126,19 +129,18 @@ def fit_regressor(
     names = _usable(scores)
     if count < LEAST_GROUPS or not names:
         return None
-    values = _table(scores, names)
-    parts = places % min(PARTS, count)
-    left_out = {penalty: _left_out(names, values, truth, parts, either_sign, penalty) for penalty in PENALTIES}
-    penalty = min(PENALTIES, key=lambda p: float(((left_out[p] - truth) ** 2).mean()))
+    cases = _Cases(names, _table(scores, names), truth, places, frozenset(either_sign))
+    penalty = cases.best_penalty()
+    parts = cases.parts()
     means = np.array([truth[parts != part].mean() for part in parts])
-    intercept, weighted = _fit(names, values, truth, either_sign, penalty)
+    intercept, weighted = cases.fit(penalty)
     return DiceRegressor(
         intercept=intercept,
         scores=weighted,
         penalty=penalty,
         cases=len(truth),
         groups=count,
-        error=float(np.abs(left_out[penalty] - truth).mean()),
+        error=float(np.abs(cases.left_out() - truth).mean()),
         error_of_mean=float(np.abs(means - truth).mean()),
     )
 
@@ -155,57 +157,71 @@ def _table(scores: Sequence[Scores], names: Sequence[str]) -> Floats:
     return np.array([[np.nan if row.get(n) is None else row[n] for n in names] for row in scores], dtype=np.float64)
 
 
-def _left_out(
-    names: tuple[str, ...],
-    values: Floats,
-    truth: Floats,
-    parts: NDArray[np.intp],
-    either_sign: Sequence[str],
-    penalty: float,
-) -> Floats:
-    """Return the prediction of each case by a fit without its part of the groups."""
-    predicted = np.empty_like(truth)
-    for part in np.unique(parts):
-        inside = parts == part
-        intercept, weighted = _fit(names, values[~inside], truth[~inside], either_sign, penalty)
-        for i in np.flatnonzero(inside):
-            row = {name: None if np.isnan(v) else float(v) for name, v in zip(names, values[i], strict=True)}
-            found = _predict(intercept, weighted, row)
-            predicted[i] = truth[~inside].mean() if found is None else found
-    return predicted
+@dataclass(frozen=True, eq=False)
+class _Cases:
+    """The cases of a regression: n cases with scores (n, names), NaN where missing."""
 
+    names: tuple[str, ...]
+    values: Floats
+    truth: Floats
+    places: NDArray[np.intp]
+    """Number of each case's group."""
+    either_sign: frozenset[str]
 
-def _fit(
-    names: tuple[str, ...], values: Floats, truth: Floats, either_sign: Sequence[str], penalty: float
-) -> tuple[float, tuple[Weighted, ...]]:
-    """Return intercept and weighted scores: penalised non-negative least squares on centred columns."""
-    design = _design(names, values, either_sign)
-    columns = design.columns(values)
-    centre = columns.mean(0)
-    ridge = np.sqrt(penalty * len(truth)) * np.eye(columns.shape[1])
-    system = np.vstack([columns - centre, ridge])
-    solution, _ = nnls(system, np.concatenate([truth - truth.mean(), np.zeros(len(ridge))]))
-    count, twice = len(names), int(design.both.sum())
-    coefficients = solution[:count].copy()
-    coefficients[design.both] -= solution[count : count + twice]
-    gaps: list[float | None] = [None] * count
-    for place, cost in zip(np.flatnonzero(design.gaps), solution[count + twice :], strict=True):
-        gaps[place] = -float(cost)
-    weighted = tuple(
-        Weighted(
-            name=name,
-            mean=float(design.mean[i]),
-            spread=float(design.spread[i]),
-            lowest=float(design.lowest[i]),
-            coefficient=float(coefficients[i]),
-            gap=gaps[i],
+    def chosen(self, inside: NDArray[np.bool_]) -> _Cases:
+        return replace(self, values=self.values[inside], truth=self.truth[inside], places=self.places[inside])
+
+    def parts(self) -> NDArray[np.intp]:
+        """Return the part of each case: whole groups, by turns in the order of their numbers."""
+        found, places = np.unique(self.places, return_inverse=True)
+        return np.asarray(places % min(PARTS, len(found)), dtype=np.intp)
+
+    def best_penalty(self) -> float:
+        """Return the penalty of least squared error on parts left out."""
+        return min(PENALTIES, key=lambda penalty: float(((self.left_out(penalty) - self.truth) ** 2).mean()))
+
+    def left_out(self, penalty: float | None = None) -> Floats:
+        """Return the prediction of each case by a fit without its part; None: that fit's cases choose the penalty."""
+        predicted, parts = np.empty_like(self.truth), self.parts()
+        for part in np.unique(parts):
+            inside = parts == part
+            others = self.chosen(~inside)
+            intercept, weighted = others.fit(others.best_penalty() if penalty is None else penalty)
+            for i in np.flatnonzero(inside):
+                row = {n: None if np.isnan(v) else float(v) for n, v in zip(self.names, self.values[i], strict=True)}
+                found = _predict(intercept, weighted, row)
+                predicted[i] = others.truth.mean() if found is None else found
+        return predicted
+
+    def fit(self, penalty: float) -> tuple[float, tuple[Weighted, ...]]:
+        """Return intercept and weighted scores: penalised non-negative least squares on centred columns."""
+        design = _design(self.names, self.values, self.either_sign)
+        columns, truth = design.columns(self.values), self.truth
+        centre = columns.mean(0)
+        ridge = np.sqrt(penalty * len(truth)) * np.eye(columns.shape[1])
+        system = np.vstack([columns - centre, ridge])
+        solution, _ = nnls(system, np.concatenate([truth - truth.mean(), np.zeros(len(ridge))]))
+        count, twice = len(self.names), int(design.both.sum())
+        coefficients = solution[:count].copy()
+        coefficients[design.both] -= solution[count : count + twice]
+        gaps: list[float | None] = [None] * count
+        for place, cost in zip(np.flatnonzero(design.gaps), solution[count + twice :], strict=True):
+            gaps[place] = -float(cost)
+        weighted = tuple(
+            Weighted(
+                name=name,
+                mean=float(design.mean[i]),
+                spread=float(design.spread[i]),
+                lowest=float(design.lowest[i]),
+                coefficient=float(coefficients[i]),
+                gap=gaps[i],
+            )
+            for i, name in enumerate(self.names)
         )
-        for i, name in enumerate(names)
-    )
-    return float(truth.mean() - centre @ solution), weighted
+        return float(truth.mean() - centre @ solution), weighted
 
 
-def _design(names: tuple[str, ...], values: Floats, either_sign: Sequence[str]) -> _Design:
+def _design(names: tuple[str, ...], values: Floats, either_sign: Collection[str]) -> _Design:
     mean, lowest = np.zeros(len(names)), np.zeros(len(names))
     spread = np.ones(len(names))
     for i, column in enumerate(values.T):

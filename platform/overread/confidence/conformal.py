@@ -12,7 +12,9 @@ new group, as it is measured here. The largest s of a group would promise all it
 little of each.
 
 Given the calibration groups the chance is Beta(k, G + 1 - k), so the number of N new groups that hold is
-beta-binomial: its central 95 % interval is what a measured coverage is held against.
+beta-binomial: its central 95 % interval is what a measured coverage is held against. Before any group is seen the
+expected share is k / (G + 1), whatever predicts the Dice and however badly: only the width of the bounds tells a good
+package from a poor one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -37,13 +40,22 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A case with predicted and true Dice."""
+class Predicted:
+    """A case with predicted Dice."""
 
     case: str
     group: str
     predicted: float
+
+
+@dataclass(frozen=True)
+class Judged(Predicted):
+    """A case with predicted and true Dice."""
+
     dice: float
+
+
+AnyCase = TypeVar("AnyCase", bound=Predicted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +91,8 @@ class MeasuredCoverage(JsonRecord):
     low: float | None
     """Central 95 % interval of the share, beta-binomial, if the new groups are like those of the calibration."""
     high: float | None
+    expected: float | None = None
+    """rank / (calibration groups + 1): the mean share over calibrations and new groups, for any package."""
     cases: int
     share_of_cases: float | None
     """Over all cases of all groups."""
@@ -98,10 +112,12 @@ class Shift(JsonRecord):
     statistic: float
     """Kolmogorov-Smirnov: largest difference of the two distribution functions."""
     p: float
-    """Of the two-sided test. Cases of one patient are not independent: p is then too small."""
+    """Of the two-sided test. Too small where cases of one patient came without their group."""
     wasserstein: float
     """Mean distance of the sorted scores, in units of Dice."""
     n: int
+    """New groups with a score, one case of each."""
+    cases: int
     """New cases with a score."""
 
     @property
@@ -116,21 +132,21 @@ def least_groups(coverage: float) -> int:
     >>> least_groups(0.9), least_groups(0.95), least_groups(0.5)
     (9, 19, 1)
     """
-    _check(coverage)
+    check_coverage(coverage)
     return math.ceil(1 / (1 - coverage) - _ROUNDING) - 1
 
 
 def fit_lower_bound(cases: Sequence[Judged], coverage: float = COVERAGE, seed: int = 0) -> LowerBound:
     """Return the bound from calibration cases; a coverage outside 0..1 (both excluded) raises `UserError`."""
-    _check(coverage)
+    check_coverage(coverage)
     chosen = one_per_group(cases, seed)
     scores = sorted(case.predicted - case.dice for case in chosen)
-    rank = math.ceil((len(scores) + 1) * coverage - _ROUNDING)
+    rank = _rank(len(scores), coverage)
     quantile = scores[rank - 1] if rank <= len(scores) else None
     return LowerBound(coverage=coverage, groups=len(scores), rank=rank, quantile=quantile)
 
 
-def one_per_group(cases: Sequence[Judged], seed: int = 0) -> list[Judged]:
+def one_per_group(cases: Sequence[AnyCase], seed: int = 0) -> list[AnyCase]:
     """Return one case of each group, by groups; which one depends on ids and seed, not on values or their order."""
     ranked = sorted(cases, key=lambda c: (c.group, hashlib.sha256(f"{seed}/{c.group}/{c.case}".encode()).digest()))
     return list({case.group: case for case in reversed(ranked)}.values())[::-1]
@@ -148,9 +164,23 @@ def measured_coverage(bound: LowerBound, cases: Sequence[Judged], seed: int = 0)
         share=sum(found) / n if n else None,
         low=float(spread.ppf(0.025)) / n if spread else None,
         high=float(spread.ppf(0.975)) / n if spread else None,
+        expected=expected_share(bound.groups, bound.coverage) if n else None,
         cases=len(cases) if n else 0,
         share_of_cases=float(np.mean([_holds(bound, case) for case in cases])) if n else None,
     )
+
+
+def expected_share(calibration_groups: int, coverage: float = COVERAGE) -> float | None:
+    """Return k / (G + 1), the expected share of new groups at or above their bound; None where there is no bound.
+
+    The s of a new group is equally likely to fall into each of the G + 1 places between the sorted s of the
+    calibration groups, so it is at most the k-th with this chance (a little more where values are equal).
+
+    >>> expected_share(9), round(expected_share(30), 4), expected_share(8)
+    (0.9, 0.9032, None)
+    """
+    rank = _rank(calibration_groups, coverage)
+    return rank / (calibration_groups + 1) if rank <= calibration_groups else None
 
 
 def resplit_coverage(
@@ -158,8 +188,10 @@ def resplit_coverage(
 ) -> list[float]:
     """Return the coverage in each of `repeats` random divisions of the groups into calibration and measurement.
 
-    One case is drawn anew from every group each time. Raises `UserError` if a division has no bound or nothing to
-    measure.
+    One case is drawn anew from every group each time. The mean over all divisions is `expected_share` for any cases
+    whatsoever, as a division is drawn by chance: it checks that the quantile is taken right, and says nothing of the
+    package nor of whether the locked groups are like those of the calibration. That is what `measured_coverage` and
+    its interval are for. Raises `UserError` if a division has no bound or nothing to measure.
     """
     groups = len({case.group for case in cases})
     least = least_groups(coverage)
@@ -171,7 +203,7 @@ def resplit_coverage(
     scores = np.array([case.predicted - case.dice for case in cases])
     places = group_places([case.group for case in cases])
     members = [np.flatnonzero(places == place) for place in range(groups)]
-    rank = math.ceil((calibration_groups + 1) * coverage - _ROUNDING)
+    rank = _rank(calibration_groups, coverage)
     generator = np.random.default_rng(seed)
     found = []
     for _ in range(repeats):
@@ -181,9 +213,13 @@ def resplit_coverage(
     return found
 
 
-def score_shift(reference: Sequence[float], scores: Sequence[float | None]) -> Shift | None:
-    """Return how far the scores of new cases are from those of the calibration; None if either has none."""
-    new = [score for score in scores if score is not None]
+def score_shift(reference: Sequence[float], cases: Sequence[Predicted], seed: int = 0) -> Shift | None:
+    """Return how far the predicted Dice of new cases is from that of the calibration; None if either has none.
+
+    `reference` has one value per calibration group, so one case of each new group is held against it: cases of one
+    patient are not independent, and all of them would make a chance difference look sure.
+    """
+    new = [case.predicted for case in one_per_group(cases, seed)]
     if not reference or not new:
         return None
     test = stats.ks_2samp(reference, new)
@@ -192,7 +228,13 @@ def score_shift(reference: Sequence[float], scores: Sequence[float | None]) -> S
         p=float(test.pvalue),
         wasserstein=float(stats.wasserstein_distance(reference, new)),
         n=len(new),
+        cases=len(cases),
     )
+
+
+def _rank(groups: int, coverage: float) -> int:
+    """Return k, the rank of the quantile among the values of the calibration groups."""
+    return math.ceil((groups + 1) * coverage - _ROUNDING)
 
 
 def _holds(bound: LowerBound, case: Judged) -> bool:
@@ -200,6 +242,7 @@ def _holds(bound: LowerBound, case: Judged) -> bool:
     return case.predicted - case.dice <= bound.quantile
 
 
-def _check(coverage: float) -> None:
+def check_coverage(coverage: float) -> None:
+    """Raise `UserError` for a coverage outside 0..1 (both excluded)."""
     if not 0 < coverage < 1:
         raise UserError(f"the coverage of a bound must be between 0 and 1, but got {coverage:g}: 0.9 means 90 %")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+BLOCK = 1 << 18
+"""Voxels at a time: the float64 of a whole volume would be several times its probabilities."""
 
 
 def predictive_entropy(probabilities: NDArray[Any]) -> NDArray[np.float64]:
@@ -23,7 +27,11 @@ def negative_entropy(probabilities: NDArray[Any]) -> float | None:
     >>> round(negative_entropy(np.array([[0.9, 0.25], [0.1, 0.75]])), 4)
     -0.5623
     """
-    foreground = probabilities.argmax(0) > 0
-    if not foreground.any():
-        return None
-    return -float(predictive_entropy(probabilities[:, foreground]).mean())
+    flat = probabilities.reshape(len(probabilities), prod(probabilities.shape[1:]))
+    total, voxels = 0.0, 0
+    for start in range(0, flat.shape[1], BLOCK):
+        block = flat[:, start : start + BLOCK]
+        inside = block.argmax(0) > 0
+        total += float(predictive_entropy(block[:, inside]).sum())
+        voxels += int(inside.sum())
+    return -total / voxels if voxels else None

@@ -3,11 +3,19 @@
 The regressor of each target (the class mean, and every class) is fitted on cases that trained no member (the
 validation fold), its bound on the calibration groups alone, and both go into `confidence.json` of the package. A case
 that is never safe (`scores.never_safe`), and a class that no reading has, get neither, since a miss that all members
-share looks like agreement. They fit and calibrate nothing either: what a bound promises holds for cases that have one.
+share looks like agreement; nor does a class of which it is not known whether the only reading has it.
+
+What is promised, to a case of a new group like those of the calibration, is what the calibration cases were:
+- of the class mean: that its Dice is at or above the bound, among the cases that are not never safe;
+- of a class: that its Dice is, among the cases in which a reading has the class and mask or truth has it, too (in
+  others there is no Dice). It is no promise for the cases whose truth has the class: those where all members missed it
+  have no bound;
+- each target by itself: that all bounds of one case hold together has a lower chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +27,7 @@ from overread.confidence.conformal import (
     Judged,
     LowerBound,
     MeasuredCoverage,
+    Predicted,
     Shift,
     fit_lower_bound,
     measured_coverage,
@@ -31,8 +40,11 @@ from overread.jsonio import JsonRecord
 from overread.records import CaseConfidence
 
 MEAN = "mean"
-"""Target: the class-mean Dice. Classes are targets by `class:<label>`, so that a label may be named `mean`."""
-_CLASS = "class:"
+"""Target: the class-mean Dice."""
+CLASS = "class:"
+"""Start of the other targets, `class:<label>`, so that a label may be named `mean`."""
+VOLUME = "volume_"
+"""The regressor's score of the size of the mask: its unit follows, and it is a decimal logarithm."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Known:
 
     def true(self, target: str) -> float | None:
         """Return the true Dice of a target."""
-        return self.dice if target == MEAN else self.dice_per_class.get(target.removeprefix(_CLASS))
+        return self.dice if target == MEAN else self.dice_per_class.get(target.removeprefix(CLASS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,8 @@ class Judgement(JsonRecord):
     def remeasure(self, calibration: Sequence[Known], others: Sequence[Known], repeats: int = 200) -> dict[str, float]:
         """Return the mean coverage over random divisions of all groups, as many calibrating as did; by target.
 
-        The regressors stay as they are. Targets without a bound, or without other groups, are left out.
+        The regressors stay as they are. Targets without a bound, or without other groups, are left out. It is near
+        `MeasuredCoverage.expected` for any package (`conformal.resplit_coverage`): a check of the quantile alone.
         """
         found = {}
         for target, judge in self.targets.items():
@@ -102,9 +115,15 @@ class Judgement(JsonRecord):
                 found[target] = float(np.mean(resplit_coverage(cases, judge.bound.groups, self.coverage, repeats)))
         return found
 
-    def shift(self, rows: Sequence[CaseConfidence]) -> Shift | None:
-        """Return how far the predicted Dice of new cases are from those of the calibration groups."""
-        return score_shift(self.calibration, [self._predict(row, MEAN) for row in rows])
+    def shift(self, rows: Sequence[CaseConfidence], groups: Sequence[str] | None = None) -> Shift | None:
+        """Return how far the predicted Dice of new cases is from that of the calibration groups.
+
+        `groups` names the patient of each row, where it is known ('' or None: the case is its own).
+        """
+        named = [row.case for row in rows] if groups is None else groups
+        found = [(row, group, self._predict(row, MEAN)) for row, group in zip(rows, named, strict=True)]
+        cases = [Predicted(row.case, group or row.case, value) for row, group, value in found if value is not None]
+        return score_shift(self.calibration, cases)
 
     def _predict(self, row: CaseConfidence, target: str) -> float | None:
         judge = self.targets.get(target)
@@ -154,7 +173,7 @@ def judged(regressor: DiceRegressor | None, cases: Sequence[Known], target: str)
 
 
 def predicted_dice(regressor: DiceRegressor | None, row: CaseConfidence, target: str) -> float | None:
-    """Return the predicted Dice of a target; None for a case that is never safe or a class that no reading has."""
+    """Return the predicted Dice of a target; None where agreement says nothing (see the module's text)."""
     scores = _scores(row, target)
     return None if regressor is None or scores is None else regressor.predict(scores)
 
@@ -163,15 +182,16 @@ def shift_warning(shift: Shift | None) -> str | None:
     """Return the warning about shifted scores in one sentence, None if there is nothing to tell."""
     if shift is None or not shift.told:
         return None
+    compared = f"{shift.cases} cases" + (f" ({shift.n} groups)" if shift.n < shift.cases else "")
     return (
-        f"the predicted Dice of these {shift.n} cases differ from those of the calibration (Kolmogorov-Smirnov "
+        f"the predicted Dice of these {compared} differ from those of the calibration (Kolmogorov-Smirnov "
         f"{shift.statistic:.2f}, p = {shift.p:.2g}; mean distance {shift.wasserstein:.3f}): the lower bounds may not "
         "hold, so check some cases by hand or calibrate on data like these"
     )
 
 
 def _target(label: str) -> str:
-    return _CLASS + label
+    return CLASS + label
 
 
 def _scores(row: CaseConfidence, target: str) -> Scores | None:
@@ -180,22 +200,36 @@ def _scores(row: CaseConfidence, target: str) -> Scores | None:
         return None
     if target == MEAN:
         relation, pairwise = row.relation_confidence, row.pairwise_dice
+        volume, components = sum(row.volume_per_class.values()), sum(row.components_per_class.values())
     else:
-        label = target.removeprefix(_CLASS)
-        relation, pairwise = row.relation_confidence_per_class.get(label), row.pairwise_dice_per_class.get(label)
-        if row.n_readings > 1 and relation is None:  # a class in no reading
+        label = target.removeprefix(CLASS)
+        if _may_be_absent(row, label):
             return None
+        relation, pairwise = row.relation_confidence_per_class.get(label), row.pairwise_dice_per_class.get(label)
+        volume, components = row.volume_per_class.get(label, 0.0), row.components_per_class.get(label, 0)
     own = {"relation_confidence": relation, "pairwise_dice": pairwise, "foreground": row.foreground}
+    if row.volume_unit:
+        # The order of magnitude counts, not the litre. An empty mask has none, and unlike units share no column.
+        own[f"{VOLUME}{row.volume_unit}"] = math.log10(volume) if volume > 0 else None
+        own["components"] = float(components)
     return own | dict(row.scores)
+
+
+def _may_be_absent(row: CaseConfidence, label: str) -> bool:
+    """Return whether no reading has a class, or the only reading may not have it."""
+    if row.absent is not None:
+        return label in row.absent
+    return row.relation_confidence_per_class.get(label) is None  # as of every class of a single reading
 
 
 def _fit_target(cases: Sequence[Known], target: str) -> DiceRegressor | None:
     found = [(_scores(case.row, target), case.true(target), case.group) for case in cases]
     rows = [(scores, dice, group) for scores, dice, group in found if scores is not None and dice is not None]
-    free = [name for name in SCORES if not SCORES[name].rises_with_quality]
+    falling = {name for name in SCORES if not SCORES[name].rises_with_quality}
+    free = {name for scores, _, _ in rows for name in scores if name in falling or name.startswith(VOLUME)}
     return fit_regressor(
         [scores for scores, _, _ in rows],
         [dice for _, dice, _ in rows],
         groups=[group for _, _, group in rows],
-        either_sign=free,
+        either_sign=sorted(free),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from overread.confidence.extent import Extent
 from overread.confidence.relations import Relations
 from overread.errors import UserError
 from overread.metrics.overlap import Ids
@@ -24,7 +25,7 @@ MEMBER_FAILED = "member_failed"
 
 @dataclass(frozen=True)
 class Score:
-    """One row of the table of scores."""
+    """One row of the table of scores, or of the other figures that predict the Dice of a case."""
 
     name: str
     readings: str
@@ -32,7 +33,7 @@ class Score:
     description: str
     paper: str
     rises_with_quality: bool = True
-    """False: a property of the case (its annotators disagree), not doubt of the network."""
+    """False: a property of the case (its annotators disagree, its findings are large), not doubt of the network."""
 
 
 SCORES: Registry[Score] = Registry("score")
@@ -55,7 +56,7 @@ for _score in (
     Score("mc_dropout_c", "the n dropout passes", "Dice of their Possible and Consensus", "Relation U-Net (baseline)"),
     Score(
         "entropy",
-        "probabilities of the network's own mask",
+        "probabilities of the network's own mask; of an ensemble the mean over its members",
         "minus the mean predictive entropy over the predicted foreground (`confidence.entropy`)",
         "Relation U-Net (baseline)",
     ),
@@ -64,6 +65,27 @@ for _score in (
         "predicted U' and I' of a UGS-Net",
         "Dice of predicted union and intersection of the annotators: how much they would differ",
         "UGS-Net",
+        rises_with_quality=False,
+    ),
+    Score(
+        "foreground",
+        "mean probabilities of the members",
+        "highest foreground probability of any voxel: ranks flagged cases alone",
+        "this platform",
+        rises_with_quality=False,
+    ),
+    Score(
+        "volume",
+        "the ensemble's own mask",
+        "size of a class (`confidence.extent`): of small findings few voxels change the Dice",
+        "this platform",
+        rises_with_quality=False,
+    ),
+    Score(
+        "components",
+        "the ensemble's own mask",
+        "number of connected parts of a class (`confidence.extent`)",
+        "this platform",
         rises_with_quality=False,
     ),
 ):
@@ -77,6 +99,7 @@ def case_confidence(
     foreground: float,
     failed: Iterable[str] = (),
     scores: Mapping[str, float | None] | None = None,
+    extent: Extent | None = None,
 ) -> CaseConfidence:
     """Return the row of a case from the relations of its members' masks.
 
@@ -87,6 +110,7 @@ def case_confidence(
         foreground: Highest mean foreground probability of any voxel.
         failed: Names of members left out.
         scores: Further scores, such as the `pair_score` of a member's relation sets.
+        extent: Of the ensemble's own mask.
 
     """
     names = dict(enumerate(label_names[1:], start=1))
@@ -102,6 +126,10 @@ def case_confidence(
         relation_confidence_per_class=relation,
         pairwise_dice_per_class=pairwise,
         scores=dict(scores or {}),
+        absent=tuple(name for k, name in names.items() if relations.empty(k)),
+        volume_unit=extent.unit if extent else "",
+        volume_per_class={name: extent.volumes[k] for k, name in names.items()} if extent else {},
+        components_per_class={name: extent.components[k] for k, name in names.items()} if extent else {},
     )
 
 

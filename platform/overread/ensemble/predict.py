@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from overread.confidence.entropy import negative_entropy
+from overread.confidence.extent import mask_extent
 from overread.confidence.relations import Relations
 from overread.confidence.scores import case_confidence
 from overread.data.images import NativeImage, write_float_map, write_mask
@@ -123,14 +125,15 @@ def read_case(
     mask = class_ids(fused)
     if truth is not None and (measured := reader.baseline_dice(truth, set(member_dice) | set(failed))):
         member_dice |= measured
-    scores = reader.relation_scores(failed) if relation_scores else {}
+    scores = (reader.relation_scores(failed) if relation_scores else {}) | {"entropy": negative_entropy(mean)}
+    labels, extent = package.manifest.label_names, mask_extent(mask, relations.classes, native.spacing)
     foreground = min(max(float(1 - mean[0].min()), 0.0), 1.0)  # a mean of float32 may leave 0..1 by a rounding
     return CaseReading(
         case_id=case_id,
         mask=mask,
         probabilities=fused,
         relations=relations,
-        confidence=case_confidence(case_id, relations, package.manifest.label_names, foreground, failed, scores),
+        confidence=case_confidence(case_id, relations, labels, foreground, failed, scores, extent),
         dice=case_dice(mask, truth, relations.classes) if truth is not None else None,
         member_dice=member_dice,
         failed=failed,
@@ -169,12 +172,16 @@ def write_reading(
 def write_confidence_csv(path: Path, rows: Sequence[CaseConfidence], label_names: Sequence[str]) -> None:
     """Write `confidence.csv`, one row a case in the given order; what is not defined is left empty.
 
-    `label_names` are by class id, the background first. Columns of further scores come last, in order of appearance.
+    `label_names` are by class id, the background first. Columns of further scores come after the others, in order of
+    appearance; then `volume_<unit>` and `components` of each class of the mask, where they were measured.
     """
     labels, scores = label_names[1:], list(dict.fromkeys(score for row in rows for score in row.scores))
     per_class = ("relation_confidence", "pairwise_dice", "predicted_dice", "dice_lower_bound")
     columns = ["case", "n_readings", "flag", "foreground", *per_class]
     columns += [f"{score}_{label}" for score in per_class for label in labels] + scores
+    units = list(dict.fromkeys(row.volume_unit for row in rows if row.volume_unit))
+    columns += [f"volume_{unit}_{label}" for unit in units for label in labels]
+    columns += [f"components_{label}" for label in labels if units]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -182,6 +189,8 @@ def write_confidence_csv(path: Path, rows: Sequence[CaseConfidence], label_names
         numbers = [row.foreground, *(getattr(row, score) for score in per_class)]
         numbers += [getattr(row, f"{score}_per_class").get(label) for score in per_class for label in labels]
         numbers += [row.scores.get(score) for score in scores]
+        numbers += [row.volume_per_class.get(n) if row.volume_unit == unit else None for unit in units for n in labels]
+        numbers += [row.components_per_class.get(label) for label in labels if units]
         table.writerow([row.case, row.n_readings, row.flag, *("" if v is None else f"{v:.6g}" for v in numbers)])
     write_bytes(path, text.getvalue().encode())
 

@@ -2,7 +2,8 @@
 
 Between the frozen winners and the locked split. Readings of the validation fold fit the predicted Dice, readings of the
 calibration groups give the lower bounds; both stay in `calibration/` of the run, the result in `confidence.json` of the
-package.
+package. Once the locked split was read the calibration is frozen, as the winners are: another coverage, or none, would
+be chosen with the measured one in view.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from overread.confidence.conformal import COVERAGE, least_groups
 from overread.confidence.judgement import MEAN, Judgement, fit_judgement, refit_bounds
 from overread.data.prepare import MapCases
+from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
 from overread.pipeline.reading import known_cases
 from overread.pipeline.stages import Run, read_labelled
@@ -27,10 +29,18 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
     None, with a warning, for members that validated on different folds (no case trained none of them) and for a data
     set without calibration cases. Retrained winners have no validation cases: they keep the regressors of the run
     whose winners they are, and the bounds are fitted anew.
+
+    After the locked split was read nothing is fitted: the calibration that read it is returned (`check_unchanged`).
     """
     from overread.ensemble.package import CONFIDENCE, load_judgement
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
+    check_unchanged(run.folder, coverage)
+    if run.folder.was_read:
+        frozen = load_judgement(run.folder.ensemble, manifest)
+        if frozen is None:
+            log.warning("the locked split was read without predicted Dice and lower bounds: the package stays so")
+        return frozen
     (run.folder.ensemble / CONFIDENCE).unlink(missing_ok=True)
     folds = set(Winners.load(run.folder.winners).folds)
     splits, out = run.prepared.splits, run.folder.calibration
@@ -61,6 +71,42 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
         coverage=coverage,
     )
     return _saved(run, judgement)
+
+
+def calibrate_if_possible(
+    run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus: float = 0.0
+) -> Judgement | None:
+    """Calibrate, or say why not and return None: hours of training must not end for want of a bound.
+
+    What is wrong with a case is told in a line, an error of the program with its traceback.
+    """
+    why = "the package could not be calibrated and has no predicted Dice and no lower bounds, the run goes on: %s"
+    try:
+        return calibrate(run, map_cases, coverage=coverage, gpus=gpus)
+    except UserError as error:
+        log.warning(why, error)
+    except Exception as error:
+        log.warning(why, f"{type(error).__name__}: {error}", exc_info=True)
+    return None
+
+
+def check_unchanged(folder: RunFolder, coverage: float | None) -> None:
+    """Raise `UserError` for another coverage (None: no calibration) than that of a package that read the locked split.
+
+    A package that read it without a calibration stays without one, which is no error.
+    """
+    from overread.ensemble.package import load_judgement
+
+    if not folder.was_read or not (folder.ensemble / "manifest.json").is_file():
+        return
+    frozen = load_judgement(folder.ensemble, Manifest.load(folder.ensemble / "manifest.json"))
+    if frozen is None or frozen.coverage == coverage:
+        return
+    asked = "no calibration" if coverage is None else f"coverage {coverage:g}"
+    raise UserError(
+        f"the calibration of {folder.root} must stay at coverage {frozen.coverage:g}, since the locked split was read "
+        f"with it, but {asked} was asked for: give --coverage {frozen.coverage:g}, or another --out for a new run"
+    )
 
 
 def _saved(run: Run, judgement: Judgement) -> Judgement:

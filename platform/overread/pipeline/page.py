@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from overread.confidence.coverage import CoveragePoint, coverage_curve
-from overread.confidence.judgement import MEAN, Judgement, shift_warning
+from overread.confidence.judgement import CLASS, MEAN, Judgement, shift_warning
 from overread.confidence.ranking import ranking_score
 from overread.metrics.summary import summarise
 from overread.pipeline.reading import CaseResult
+from overread.pipeline.stages import shift_of
 from overread.pipeline.summary import (
     ENSEMBLE,
+    PREDICTED,
     SCORES,
     Generalisation,
     MemberFigures,
@@ -23,7 +25,7 @@ from overread.pipeline.summary import (
 )
 from overread.records import ImportedMember, Manifest, Member
 from overread.review.page_data import PictureLimits
-from overread.review.report import CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
+from overread.review.report import BoundRow, CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
 from overread.review.views import CaseView
 from overread.review.words import number
 
@@ -69,7 +71,8 @@ def report_data(
         members=[_member(member, figures.get(member.name)) for member in manifest.voters],
         ensemble=_ensemble(summary, known, manifest) if summary is not None and known else None,
         correlations=summary.confidence if summary is not None else {},
-        coverage={score: _coverage(score, known) for score in SCORES} if known else {},
+        coverage={score: _coverage(score, known) for score in _curves(known)},
+        bounds=_bounds(summary, judgement),
         settings=_settings(manifest),
         notes=_notes(manifest, summary, judgement),
         warnings=_warnings(results, judgement),
@@ -95,8 +98,7 @@ def _case(result: CaseResult, folder: Path) -> CaseRow:
 
 
 def _warnings(results: Sequence[CaseResult], judgement: Judgement | None) -> list[str]:
-    shift = judgement.shift([result.confidence for result in results]) if judgement is not None else None
-    warning = shift_warning(shift)
+    warning = shift_warning(shift_of(results, judgement))
     return [warning[0].upper() + warning[1:]] if warning else []
 
 
@@ -106,6 +108,32 @@ def _ensemble(summary: RunSummary, known: Sequence[CaseResult], manifest: Manife
         per_class={label: class_summary(known, label) for label in manifest.label_names[1:]},
         foreground=summary.ensemble.by_foreground,
     )
+
+
+def _curves(known: Sequence[CaseResult]) -> tuple[str, ...]:
+    """Return the scores whose curve is drawn: the predicted Dice only where there is one."""
+    if not known:
+        return ()
+    return SCORES + ((PREDICTED,) if any(result.confidence.predicted_dice is not None for result in known) else ())
+
+
+def _bounds(summary: RunSummary | None, judgement: Judgement | None) -> list[BoundRow]:
+    """Return what is known of predicted Dice and lower bound of each target, measured where the truth is known."""
+    if judgement is None:
+        return []
+    return [
+        BoundRow(
+            target=target.removeprefix(CLASS) if target != MEAN else "mean over classes",
+            error=judge.regressor.error if judge.regressor else None,
+            error_of_mean=judge.regressor.error_of_mean if judge.regressor else None,
+            wanted=judge.bound.coverage,
+            calibration_groups=judge.bound.groups,
+            width=judge.bound.quantile,
+            measured=summary.bounds.get(target) if summary is not None else None,
+            resplit=summary.resplit_bounds.get(target) if summary is not None else None,
+        )
+        for target, judge in judgement.targets.items()
+    ]
 
 
 def _coverage(score: str, known: Sequence[CaseResult]) -> tuple[CoveragePoint, ...]:

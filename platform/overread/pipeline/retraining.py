@@ -21,7 +21,7 @@ from overread.confidence.judgement import Judgement
 from overread.data.hashing import file_sha256
 from overread.data.prepare import MapCases
 from overread.errors import OverreadError, UserError
-from overread.pipeline.calibrating import calibrate
+from overread.pipeline.calibrating import calibrate_if_possible, check_unchanged
 from overread.pipeline.folders import RunFolder, claim
 from overread.pipeline.stages import Run, open_run, optional, package
 from overread.pipeline.winners import freeze
@@ -57,6 +57,7 @@ def retrain(
     )
     require_workers(workers, gpus_per_worker, available())
     folder = claim(out, record, resume=resume, overwrite=overwrite)
+    check_unchanged(folder, coverage)
     run = open_run(folder, map_cases, prepared=origin.prepared)
     outcomes = read_outcomes(origin.folder.search)
     trials = list(dict.fromkeys(member.trial_id for member in winners.members))
@@ -74,7 +75,7 @@ def retrain(
     with optional("writing the trainings"):
         run.tracker.sync(read_outcomes(folder.search))
     package(run, frozen)
-    return frozen, calibrate(run, map_cases, coverage=coverage, gpus=gpus_per_worker)
+    return frozen, calibrate_if_possible(run, map_cases, coverage=coverage, gpus=gpus_per_worker)
 
 
 def jobs_for(

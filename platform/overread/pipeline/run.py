@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from overread.confidence.conformal import COVERAGE
+from overread.confidence.conformal import COVERAGE, check_coverage
 from overread.confidence.failure_detection import FAILURE_DICE
 from overread.data.prepare import MapCases
 from overread.errors import UserError
 from overread.pipeline import stages
-from overread.pipeline.calibrating import calibrate
+from overread.pipeline.calibrating import calibrate_if_possible, check_unchanged
 from overread.pipeline.folders import RunFolder, check_free
 from overread.pipeline.summary import RunSummary
 from overread.records import Prepared, PrepareSettings
@@ -74,11 +74,13 @@ class Clock:
 def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = None) -> RunSummary:
     """Prepare, search, freeze the winners, assemble, read the locked split, report. Must run inside a Ray session."""
     clock = clock or Clock()
+    check_coverage(settings.coverage)
     check_search_settings(settings.search)
     check_free(settings.out, resume=settings.resume, overwrite=settings.overwrite)
     with clock.stage("prepare"):
         prepared = stages.prepare(settings.data, settings.prepare, settings.cache, map_cases)
     if settings.resume and RunFolder(settings.out.resolve()).was_read:
+        check_unchanged(RunFolder(settings.out.resolve()), settings.coverage)
         return _conclude_again(settings, prepared, map_cases, clock)
     check_search_settings(settings.search, prepared)
     _search_settings(settings, clock)  # a budget that cannot do is told before the folder is claimed
@@ -89,7 +91,7 @@ def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = No
     with clock.stage("ensemble"):
         stages.assemble(run, top=settings.top)
     with clock.stage("calibrate"):
-        calibrate(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
+        calibrate_if_possible(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
     with clock.stage("predict"):
         results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
     with clock.stage("report"):

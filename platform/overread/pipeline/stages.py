@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from overread.confidence.conformal import Shift
 from overread.confidence.failure_detection import FAILURE_DICE
 from overread.confidence.judgement import Judgement, shift_warning
 from overread.data.layouts import read_dataset
@@ -18,7 +19,7 @@ from overread.data.phantom import read_difficulty
 from overread.data.prepare import MapCases, prepare_dataset
 from overread.data.store import default_cache
 from overread.errors import UserError
-from overread.jsonio import read_json, write_json
+from overread.jsonio import read_json, write_bytes, write_json
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord, claim
 from overread.pipeline.importing import check_frozen, import_members, readings_of
@@ -136,12 +137,17 @@ def assemble(
 
 
 def package(run: Run, winners: Winners) -> Manifest:
-    """Write the ensemble package of frozen winners, in place of an earlier one."""
-    from overread.ensemble.package import write_package
+    """Write the ensemble package of frozen winners, in place of an earlier one.
+
+    That of winners that read the locked split keeps the calibration it read it with.
+    """
+    from overread.ensemble.package import CONFIDENCE, write_package
 
     members = [*winners.members, *([winners.baseline] if winners.baseline else [])]
+    earlier = run.folder.ensemble / CONFIDENCE
+    kept = earlier.read_bytes() if run.folder.was_read and earlier.is_file() else None
     with _replacing(run.folder.ensemble):
-        return write_package(
+        manifest = write_package(
             run.folder.ensemble,
             winners,
             {member.name: run.folder.root / member.weights for member in members},
@@ -151,6 +157,9 @@ def package(run: Run, winners: Winners) -> Manifest:
             versions=versions(),
             seed=run.record.seed,
         )
+        if kept is not None:
+            write_bytes(earlier, kept)
+    return manifest
 
 
 def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -> tuple[ImportedMember, ...]:
@@ -240,20 +249,32 @@ def read_items(
 ) -> list[CaseResult]:
     """Read cases in parallel; write `confidence.csv` and `results.json` when all are read.
 
-    With a judgement the rows have predicted Dice and bounds, and a shift of their scores is told once.
+    With a judgement the rows have predicted Dice and bounds, and a shift of their scores is told once and written to
+    `shift.json`.
     """
     from overread.cluster.tasks import on_gpus
     from overread.ensemble.predict import write_confidence_csv
 
     read_cases = on_gpus(map_cases, max((item.gpus for item in items), default=0.0))
     results: list[CaseResult] = read_cases(read_item, items, "Reading cases")
+    (out / "shift.json").unlink(missing_ok=True)  # of an earlier reading
     if judgement is not None:
-        if warning := shift_warning(judgement.shift([result.confidence for result in results])):
+        shift = shift_of(results, judgement)
+        warning = shift_warning(shift)
+        if warning:
             log.warning(warning)
+        write_json(out / "shift.json", {"warning": warning, "shift": shift.to_json() if shift else None})
         results = [replace(result, confidence=judgement.judge(result.confidence)) for result in results]
     write_confidence_csv(out / "confidence.csv", [r.confidence for r in results], manifest.label_names)
     write_json(out / "results.json", [result.to_json() for result in results])
     return results
+
+
+def shift_of(results: Sequence[CaseResult], judgement: Judgement | None) -> Shift | None:
+    """Return how far the predicted Dice of the cases is from that of the calibration, one case of each group."""
+    if judgement is None:
+        return None
+    return judgement.shift([result.confidence for result in results], [result.group for result in results])
 
 
 def image_files(dataset: Dataset) -> dict[str, tuple[str, ...]]:
@@ -278,6 +299,8 @@ def conclude(
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
     judgement = load_judgement(run.folder.ensemble, manifest)
+    shift = shift_of(results, judgement)
+    warning = shift_warning(shift)
     summary = summarise_run(
         run.prepared.dataset,
         manifest,
@@ -292,6 +315,7 @@ def conclude(
         brought=brought(run.folder, Winners.load(run.folder.winners)),
         failure_dice=failure_dice,
     )
+    summary = replace(summary, shift=shift, warnings=(warning,) if warning else ())
     summary.save(run.folder.summary)
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary, judgement=judgement)
     figures = {"locked_dice": summary.ensemble.locked_dice} | summary.ensemble.locked_dice_per_class

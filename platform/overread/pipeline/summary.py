@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from overread.confidence.conformal import MeasuredCoverage
+from overread.confidence.conformal import MeasuredCoverage, Shift
 from overread.confidence.coverage import Correlation, correlation
 from overread.confidence.failure_detection import (
     FAILURE_DICE,
@@ -110,7 +110,11 @@ class RunSummary(JsonRecord):
     bounds: dict[str, MeasuredCoverage] = field(default_factory=dict)
     """By target (the class mean, a class): how often the lower bound held on the locked cases."""
     resplit_bounds: dict[str, float] = field(default_factory=dict)
-    """By target: mean coverage over 200 divisions of calibration and locked groups."""
+    """By target: mean coverage over 200 divisions of calibration and locked groups; `bounds` have what to expect."""
+    shift: Shift | None = None
+    """Of the predicted Dice of the locked cases from those of the calibration."""
+    warnings: tuple[str, ...] = ()
+    """Such as of that shift; they stand on the review page, too."""
     generalisation: dict[str, Generalisation] = field(default_factory=dict)
     """Of every member, the baseline and `ensemble`: empty without a calibration, which reads the validation cases."""
     winner_tests: tuple[PairedTest, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from overread.confidence.conformal import expected_share
 from overread.confidence.failure_detection import (
     FAILURE_DICE,
     Estimate,
@@ -169,7 +170,9 @@ def coverage_table(bench: Bench) -> Grid:
         if bound.quantile is None:
             rows.append((name, "calibration", f"{bound.groups} groups: too few for a bound", *[NOTHING] * 3))
             continue
-        rows.append((name, "clean, mean of 200 re-splits of calibration and locked groups", mean, *[NOTHING] * 3))
+        expected = expected_share(bound.groups, bound.coverage)
+        told = NOTHING if expected is None else f"{100 * expected:.1f} % expected of any package"
+        rows.append((name, "clean, mean of 200 re-splits of calibration and locked groups", mean, told, *[NOTHING] * 2))
         for title, chosen in _strengths():
             found = bench.coverage(name, chosen)
             if found is None or found.share is None or found.low is None or found.high is None:

@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Self
 
+from overread.confidence.conformal import MeasuredCoverage
 from overread.confidence.coverage import Correlation, CoveragePoint
 from overread.confidence.failure_detection import FAILURE_DICE
 from overread.confidence.ranking import DEFAULT_SCORE, ranking_score, worst_first
@@ -26,7 +27,7 @@ from overread.records import CaseConfidence, ImportedMember, Member
 from overread.review import curves
 from overread.review.page_data import PictureLimits, Pictures, page_data, to_script
 from overread.review.views import CaseView
-from overread.review.words import count, flag_words, interval, number, score_name
+from overread.review.words import count, flag_words, interval, number, percent, score_name
 
 TEMPLATE = "report.html.j2"
 WITHOUT_SCRIPT = 50
@@ -82,6 +83,26 @@ class EnsembleSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BoundRow:
+    """Predicted Dice and lower bound of the class mean or of a class. None: not defined, or not measured."""
+
+    target: str
+    error: float | None
+    """Mean absolute error of the predicted Dice, on validation groups left out."""
+    error_of_mean: float | None
+    """That of predicting the mean Dice."""
+    wanted: float
+    """Coverage."""
+    calibration_groups: int
+    width: float | None
+    """The bound is the predicted Dice minus this."""
+    measured: MeasuredCoverage | None = None
+    """On the locked cases."""
+    resplit: float | None = None
+    """Mean coverage over divisions of calibration and locked groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseRow:
     """One case of the list."""
 
@@ -107,6 +128,7 @@ class ReportData:
     """By score name."""
     coverage: Mapping[str, Sequence[CoveragePoint]] = field(default_factory=dict)
     """By score name."""
+    bounds: Sequence[BoundRow] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings and versions, as text."""
     notes: Sequence[str] = ()
@@ -131,7 +153,9 @@ def write_report(path: Path, data: ReportData) -> None:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(number=number, interval=interval, count=count, score=score_name, flags=flag_words)
+    environment.filters.update(
+        number=number, interval=interval, count=count, percent=percent, score=score_name, flags=flag_words
+    )
     environment.filters.update(rank_value=lambda row: ranking_score(row, data.score))
     template = environment.from_string(_part(TEMPLATE))
     style, script = _part("page.css"), _part("page.js")

@@ -11,6 +11,7 @@ SCORE_NAMES = {
     "dice_lower_bound": "lower bound",
     "dice": "true Dice",
     "foreground": "max. foreground",
+    "entropy": "minus entropy",
 }
 FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading", "member_failed": "member failed"}
 
@@ -18,6 +19,15 @@ FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading
 def number(value: float | None) -> str:
     """Return three decimals, or a dash for what is not defined."""
     return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  (a dash, as print has it)
+
+
+def percent(value: float | None) -> str:
+    """Return a share in per cent, or a dash for what is not defined.
+
+    >>> percent(0.9032), percent(1.0)
+    ('90.3 %', '100 %')
+    """
+    return number(None) if value is None else f"{100 * value:.3g} %"
 
 
 def interval(summary: Summary) -> str:
