@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from overread.cli import COMMANDS, main
+from overread.confidence.judgement import Judgement
 from overread.data.phantom import PhantomSettings, write_phantom
+from overread.jsonio import write_json
+from overread.records import Manifest, Preprocessing
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, list[str]]:
@@ -44,6 +47,26 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
     assert out.startswith(f"Usage: overread {command}")
+
+
+@pytest.mark.parametrize("asked", [["--no-calibration"], ["--coverage", "0.9"]])
+def test_another_calibration_after_the_locked_split_was_read_is_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    preprocessing = Preprocessing(channels=("x",), ct=(False,), spatial_dims=2, slice_axis=None, max_side=64)
+    manifest = Manifest(
+        name="set", members=(), label_names=("background", "organ"), label_values=(0, 1), preprocessing=preprocessing,
+        winners="w", prepared="p", locked_cases=4,
+    )  # fmt: skip
+    manifest.save(tmp_path / "ensemble" / "manifest.json")
+    judgement = Judgement(winners="w", coverage=0.8, targets={}, calibration=())
+    judgement.save(tmp_path / "ensemble" / "confidence.json")
+    write_json(tmp_path / "winners.json", {})
+    write_json(tmp_path / "predictions" / "results.json", [])
+    code, _, errors = run(capsys, "ensemble", "--out", str(tmp_path), *asked)
+    assert code == 2 and len(errors) == 1
+    assert "must stay at coverage 0.8" in errors[0] and "give --coverage 0.8, or another --out" in errors[0]
+    assert Judgement.load(tmp_path / "ensemble" / "confidence.json") == judgement
 
 
 def test_architectures_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ from overread.confidence.judgement import MEAN, Judgement
 from overread.data.prepare import prepare_dataset, serial_map
 from overread.ensemble.package import load_judgement, load_package, write_package
 from overread.errors import UserError
-from overread.pipeline.calibrating import calibrate, judgement_lines
+from overread.jsonio import read_json
+from overread.pipeline.calibrating import calibrate, calibrate_if_possible, check_unchanged, judgement_lines
 from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.reading import CaseResult, ReadItem
 from overread.pipeline.stages import Run, assemble, conclude, load_results, read_locked
@@ -203,6 +204,87 @@ def test_a_shift_is_told_once(run: Run, caplog: pytest.LogCaptureFixture) -> Non
         assert "may not hold" not in caplog.text
         read_locked(run, shifted)
     assert caplog.text.count("may not hold") == 1
+
+
+def test_a_shift_stands_in_the_files_beside_the_report(run: Run) -> None:
+    calibrate(run, drawn)
+    summary = conclude(run, read_locked(run, drawn), {})
+    told = read_json(run.folder.predictions / "shift.json")
+    assert told["warning"] is None and summary.warnings == ()
+    assert summary.shift is not None and told["shift"] == summary.shift.to_json()
+    summary = conclude(run, read_locked(run, shifted), {})
+    told = read_json(run.folder.predictions / "shift.json")
+    assert "may not hold" in told["warning"] and summary.warnings == (told["warning"],)
+    assert RunSummary.load(run.folder.summary) == summary
+    assert "may not hold" in run.folder.report.read_text()
+    (run.folder.ensemble / "confidence.json").unlink()
+    read_locked(run, shifted)
+    assert not (run.folder.predictions / "shift.json").exists()  # that of an earlier reading
+
+
+def never(*_: object) -> list[CaseResult]:
+    raise AssertionError("no case may be read")
+
+
+def test_the_calibration_stays_once_the_locked_split_was_read(run: Run) -> None:
+    first = calibrate(run, drawn, coverage=0.8)
+    check_unchanged(run.folder, 0.9)  # nothing was read yet
+    assert calibrate(run, drawn, coverage=0.9) != first
+    kept = calibrate(run, drawn, coverage=0.8)
+    assert kept == first
+    read_locked(run, drawn)
+    before = (run.folder.ensemble / "confidence.json").read_bytes()
+    for coverage, asked in ((0.9, "coverage 0.9"), (None, "no calibration")):
+        with pytest.raises(UserError, match=f"must stay at coverage 0.8.*but {asked} was asked for") as caught:
+            check_unchanged(run.folder, coverage)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"must stay at coverage 0\.8"):
+        calibrate(run, drawn)
+    # the same again, as a resumed run does it: a new package of the same winners, and no case read
+    assemble(run, top=2)
+    assert (run.folder.ensemble / "confidence.json").read_bytes() == before
+    assert calibrate(run, never, coverage=0.8) == kept
+    assert (run.folder.ensemble / "confidence.json").read_bytes() == before
+
+
+def test_a_package_that_read_the_locked_split_without_a_calibration_gets_none(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_locked(run, drawn)
+    check_unchanged(run.folder, None)
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        assert calibrate(run, never) is None
+    assert "the package stays so" in caplog.text
+
+
+@pytest.mark.parametrize("error", [UserError("case n01: all failed"), ZeroDivisionError("division by zero")])
+def test_what_cannot_be_calibrated_ends_no_run(run: Run, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    def fail(function: Any, items: Sequence[ReadItem], title: str = "") -> list[CaseResult]:
+        raise error
+
+    calibrate(run, drawn)
+    with pytest.raises(type(error)):
+        calibrate(run, fail)
+    calibrate(run, drawn)
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        assert calibrate_if_possible(run, fail) is None
+    assert "could not be calibrated" in caplog.text and str(error) in caplog.text
+    assert ("Traceback" in caplog.text) == isinstance(error, ZeroDivisionError)
+    assert load_package(run.folder.ensemble).judgement is None  # no bound of an earlier calibration
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        assert calibrate_if_possible(run, drawn) is not None
+
+
+def test_undefined_scores_everywhere_give_none(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    def empty(function: Any, items: Sequence[ReadItem], title: str = "") -> list[CaseResult]:
+        found = drawn(function, items, title)
+        return [replace(result, confidence=replace(result.confidence, flag="all_empty")) for result in found]
+
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        judgement = calibrate_if_possible(run, empty)
+    assert judgement is not None and judgement.targets[MEAN].regressor is None
+    assert "but there are 0: dice_lower_bound stays empty" in caplog.text
+    assert all(result.confidence.predicted_dice is None for result in read_locked(run, drawn))
 
 
 def test_too_few_groups_for_the_coverage_are_told(run: Run, caplog: pytest.LogCaptureFixture) -> None:

@@ -104,6 +104,12 @@ def test_a_shift_of_the_scores_is_a_warning_on_the_page(tmp_path: Path) -> None:
     assert same.warnings == []
     shifted = report_data(MANIFEST, results(known(2, 40, "n", shift=0.3), judge, truth=False), tmp_path, None, judge)
     assert [warning.split(" differ")[0] for warning in shifted.warnings] == ["The predicted Dice of these 40 cases"]
+    patients = [
+        replace(result, group=f"p{at // 10}")
+        for at, result in enumerate(results(known(2, 40, "n", shift=0.3), judge, truth=False))
+    ]
+    # four patients are too few to be sure
+    assert report_data(MANIFEST, patients, tmp_path, None, judge).warnings == []
 
 
 def test_the_bound_says_what_it_promises_and_what_was_measured(tmp_path: Path) -> None:
@@ -118,6 +124,36 @@ def test_the_bound_says_what_it_promises_and_what_was_measured(tmp_path: Path) -
     assert notes[1].startswith(
         f"On the locked cases it held in {measured.held} of 40 groups ({measured.held / 0.4:.0f} %;"
     )
+
+
+def test_bounds_are_a_table_for_the_mean_and_each_class(tmp_path: Path) -> None:
+    judge = judgement()
+    read = results(known(2, 40, "n"), judge, truth=True)
+    summary = summarise_run(
+        "set", MANIFEST, read, seconds={}, trials={}, judgement=judge,
+        calibration=results(known(1, 30, "c"), judge, truth=True),
+    )  # fmt: skip
+    data = report_data(MANIFEST, read, tmp_path, summary, judge)
+    assert [row.target for row in data.bounds] == ["mean over classes", "organ"]
+    mean, organ = data.bounds
+    assert (mean.wanted, mean.calibration_groups) == (0.9, 30)
+    assert organ.width == judge.targets["class:organ"].bound.quantile
+    assert organ.measured == summary.bounds["class:organ"]
+    assert mean.measured is not None and mean.measured.expected == 28 / 31  # rank 28 of 30
+    assert mean.resplit == pytest.approx(28 / 31, abs=0.02)
+    assert list(data.coverage) == ["relation_confidence", "pairwise_dice", "predicted_dice"]
+    write_page(tmp_path / "report.html", MANIFEST, read, tmp_path, summary, judgement=judge)
+    text = (tmp_path / "report.html").read_text()
+    assert f"{mean.measured.held} of 40" in text
+    assert f"{100 * mean.measured.low:.3g} % to 100 %" in text  # type: ignore[operator]
+    assert "90.3 %" in text  # 28 / 31
+    # new cases have no truth: what to expect stands there, and nothing measured
+    write_page(tmp_path / "report.html", MANIFEST, results(known(2, 4, "n"), judge, truth=False), tmp_path,
+               judgement=judge)  # fmt: skip
+    text = (tmp_path / "report.html").read_text()
+    assert "how wide the bounds are" in text and "How often the lower bound held" not in text
+    write_page(tmp_path / "report.html", MANIFEST, results(known(2, 4, "n"), judge, truth=False), tmp_path)
+    assert "how wide the bounds are" not in (tmp_path / "report.html").read_text()
 
 
 def test_too_few_calibration_groups_give_no_bound_and_the_page_says_so(tmp_path: Path) -> None:

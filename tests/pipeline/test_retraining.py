@@ -86,5 +86,8 @@ def test_winners_become_a_calibrated_package_of_new_seeds(
     # again: nothing is trained anew, and the members are the same
     again, _ = retrain(two_networks.folder.root, out, serial_map, seeds=2, coverage=0.5, resume=True)
     assert again == winners
+    assert load_package(out / "ensemble").judgement == judgement
+    with pytest.raises(UserError, match=r"must stay at coverage 0\.5"):
+        retrain(two_networks.folder.root, out, serial_map, seeds=2, coverage=0.6, resume=True)
     with pytest.raises(UserError, match="is itself retrained"):
         retrain(out, tmp_path / "deeper", serial_map, seeds=1)

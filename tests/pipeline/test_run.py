@@ -69,7 +69,7 @@ def test_a_resumed_run_that_has_read_the_locked_split_is_only_concluded(
     concluded: list[RunFolder] = []
     for name in ("search", "assemble", "read_locked"):
         monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("must not be done again"))
-    monkeypatch.setattr(module, "calibrate", lambda *_, **__: pytest.fail("must not be done again"))
+    monkeypatch.setattr(module, "calibrate_if_possible", lambda *_, **__: pytest.fail("must not be done again"))
     monkeypatch.setattr(stages, "prepare", lambda *_: prepared)
     monkeypatch.setattr(stages, "conclude", lambda run, *_: concluded.append(run.folder))
     monkeypatch.setattr(module, "check_search_settings", lambda *_: None)
@@ -77,6 +77,20 @@ def test_a_resumed_run_that_has_read_the_locked_split_is_only_concluded(
     assert concluded == [folder]
     assert summary.seconds["search"] == 12.0
     assert summary.seconds["report"] < 9.0
+
+    def other_coverage(folder: RunFolder, coverage: float) -> None:
+        raise UserError(f"{folder.root.name} must stay as it is, but {coverage} was asked for")
+
+    monkeypatch.setattr(module, "check_unchanged", other_coverage)
+    with pytest.raises(UserError, match=r"run must stay as it is, but 0\.8 was asked for"):
+        run_all(replace(first, resume=True, coverage=0.8), serial_map)
+    assert concluded == [folder]
+
+
+def test_a_coverage_that_is_none_is_told_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"0\.9 means 90 %"):
+        run_all(replace(settings(), out=tmp_path / "run", coverage=90.0), serial_map)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("budget", [True, False])
