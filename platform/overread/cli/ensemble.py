@@ -60,8 +60,8 @@ def ensemble(
 
     Members are chosen by validation Dice only. The package then reads the validation fold, which its predicted Dice is
     fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
-    locked split with it. What each member brings to the ensemble on the validation cases, and how alike the members'
-    errors are, stands in OUT/members.csv.
+    locked split with it; from then on winners and calibration stay as they are. What each member brings to the ensemble
+    on the validation cases, and how alike the members' errors are, stands in OUT/members.csv.
 
     --member adds readings that exist already: masks or probabilities of nnU-Net, MONAI, MIST, TotalSegmentator or a
     person, at any spacing and orientation, for the validation, calibration and locked cases by their names. A case
