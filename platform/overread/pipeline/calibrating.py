@@ -102,10 +102,12 @@ def check_unchanged(folder: RunFolder, coverage: float | None) -> None:
     frozen = load_judgement(folder.ensemble, Manifest.load(folder.ensemble / "manifest.json"))
     if frozen is None or frozen.coverage == coverage:
         return
-    asked = "no calibration" if coverage is None else f"coverage {coverage:g}"
+    asked, without = (
+        ("no calibration", " without --no-calibration") if coverage is None else (f"coverage {coverage:g}", "")
+    )
     raise UserError(
         f"the calibration of {folder.root} must stay at coverage {frozen.coverage:g}, since the locked split was read "
-        f"with it, but {asked} was asked for: give --coverage {frozen.coverage:g}, or another --out for a new run"
+        f"with it, but {asked} was asked for: give --coverage {frozen.coverage:g}{without}, or another --out"
     )
 
 
