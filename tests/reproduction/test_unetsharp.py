@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from overread.architectures.contract import build_segmenter
+from overread.architectures.unet_sharp import UNetSharpSegmenter
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.data.phantom import PhantomSettings, write_phantom
@@ -63,6 +64,42 @@ def test_one_pass_measures_all_levels(tmp_path: Path, monkeypatch: pytest.Monkey
     plain = tiny_config(architecture="unet_sharp", options={"width": 4, "level": 2}, patch_size=(8, 8))
     single = replace(case, segmenter=build_segmenter(plain).eval())
     assert set(unetsharp.measure(single)) == {"soft_overlap", "soft_total"}
+
+
+def test_a_guided_network_is_also_measured_with_its_gates_open(tmp_path: Path) -> None:
+    options = {"width": 4, "level": 1, "deep_supervision": True, "guidance": True}
+    config = tiny_config(architecture="unet_sharp", options=options, patch_size=(8, 8))
+    segmenter = build_segmenter(config).eval()
+    assert isinstance(segmenter, UNetSharpSegmenter)
+    with torch.no_grad():
+        segmenter.heads["x01"].bias.fill_(9.0)  # finds everything, but its guide says that there is nothing
+        segmenter.guides["x01"].layers[-1].weight.zero_()
+        segmenter.guides["x01"].layers[-1].bias.copy_(torch.tensor([1.0, 0.0]))
+    prepared = tiny_prepared(tmp_path, cases=1)
+    case = TestCase("UNet# CGM", segmenter, config, prepared, "case0", unetsharp.PROTOCOLS["small"], "cpu")
+    values = unetsharp.measure(case)
+    assert case.rates(case.main.argmax(0))["dice"] == 0
+    assert [values[f"ungated_{count}"] for count in ("tp", "fp", "fn")] == [16, 48, 0]
+    assert values["ungated_dice"] == pytest.approx(2 * 16 / (64 + 16))
+    assert not case.read(segmenter.variant("main")).argmax(0).any()  # the gates are closed again
+
+
+def test_images_without_foreground_with_and_without_gates():
+    empty = {"dice": 0.0, "fp": 5.0, "ungated_dice": 0.0, "ungated_fp": 9.0}
+    closed = {"dice": 1.0, "fp": 0.0, "ungated_dice": 0.0, "ungated_fp": 2.0}
+    there = {"dice": 0.5, "fp": 1.0, "ungated_dice": 0.75, "ungated_fp": 1.0}
+    cases = [
+        CaseMeasures(case=str(i), group=str(i), has_foreground=values is there, values=values)
+        for i, values in enumerate((empty, closed, there))
+    ]
+    guided = RowResult(row="UNet# CGM", parameters=1, steps=1, seconds=1.0, epochs=(), cases=tuple(cases))
+    grid = unetsharp.table_of_normals({"UNet# CGM": guided, "UNet#": replace(guided, row="UNet#")})
+    assert [row[:3] for row in grid.rows] == [
+        ("UNet#", "1 of 2", "50.00"),
+        ("UNet# CGM", "1 of 2", "50.00"),
+        ("UNet# CGM, gates open", "2 of 2", "100.00"),
+    ]
+    assert grid.rows[2][3].startswith("75.00")
 
 
 def test_the_core_rows_are_those_of_table_1():

@@ -15,6 +15,7 @@ V-Net# counts 28,200,641 (`project`) or 28,559,809 (`direct`) instead of 28.37M,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -266,6 +267,8 @@ class UNetSharpSegmenter(Segmenter):
     """
 
     default_losses = SIGMOID_LOSSES | {PRESENCE: 1.0}
+    gates_masks = True
+    """Whether guidance switches masks off in readings; see `ungated`."""
 
     def __init__(
         self,
@@ -363,6 +366,15 @@ class UNetSharpSegmenter(Segmenter):
 
         return Readings(probabilities=main, alternatives=alternatives)
 
+    @contextmanager
+    def ungated(self) -> Iterator[None]:
+        """Read with the masks that guidance would switch off, to see what it does. For one thread, as reading is."""
+        self.gates_masks = False
+        try:
+            yield
+        finally:
+            self.gates_masks = True
+
     def _level_heads(self) -> list[int]:
         """Return the levels l with a head on X^{0,l}."""
         return [node[1] for node in self.branches() if node[0] == 0]
@@ -389,7 +401,7 @@ class UNetSharpSegmenter(Segmenter):
             if name in maps:
                 logits = self.heads[name](maps[name]).float()
                 present, absent = logits.sigmoid(), (-logits).sigmoid()
-                if self.options.guidance:
+                if self.options.guidance and self.gates_masks:
                     opened = gate(self.guides[name](maps[name]), self.network.spatial_dims)
                     present, absent = present * opened, absent * opened + (1 - opened)
                 found[f"level_{level}"] = torch.stack([present, absent])

@@ -83,13 +83,14 @@ class TestCase:
     @cached_property
     def main(self) -> NDArray[np.float32]:
         """(K, *native) probabilities of `main`; read once."""
-        return self._read(self.segmenter.variant(MAIN))
+        return self.read(self.segmenter.variant(MAIN))
 
     def probabilities(self, variant: Variant | None = None) -> NDArray[np.float32]:
         """Return (K, *native) probabilities of a variant, `main` by default."""
-        return self.main if variant is None or variant.name == MAIN else self._read(variant)
+        return self.main if variant is None or variant.name == MAIN else self.read(variant)
 
-    def _read(self, variant: Variant) -> NDArray[np.float32]:
+    def read(self, variant: Variant) -> NDArray[np.float32]:
+        """Return (K, *native) probabilities of a variant, read anew."""
         return predict_probabilities(self.segmenter, self.prepared, self.case_id, self.config, variant, self.device)
 
     def alternatives(self, anchors: Batch | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:

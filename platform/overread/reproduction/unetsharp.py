@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overread.records import AugmentConfig, OptimiserConfig
+import numpy as np
+
+from overread.architectures.unet_sharp import UNetSharpSegmenter
+from overread.records import MAIN, AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
 from overread.reproduction.printed import NOTHING, paper_dataset, printed_text
@@ -33,6 +36,8 @@ WIRINGS = {"UNet": "plain", "WUNet": "plain", "UNet2+": "nested", "UNet3+": "ful
 SUPERVISED = ("UNet2+", "UNet3+", "UNet#")
 """Models with and without deep supervision."""
 SHARP, SHARP_DEEP, GUIDED = "UNet#", "UNet# DS", "UNet# CGM"
+UNGATED = "ungated_"
+"""Start of the name of what is measured of a guided network with its gates open."""
 ENCODERS = {"VGG16": "vgg16", "R101": "resnet101"}
 LEVELS = (1, 2, 3, 4)
 COMPARATORS = {
@@ -106,9 +111,7 @@ PROTOCOLS: Mapping[Size, Protocol] = {
 
 
 def measure(case: TestCase) -> dict[str, float | None]:
-    """Return the sums of the soft Dice and, for each trained level, its IoU and its counts."""
-    import numpy as np
-
+    """Return the sums of the soft Dice, IoU and counts of each trained level, and those without the gates."""
     probabilities = case.probabilities()
     p, y = 1 - probabilities[0], (case.truth > 0).astype(np.float32)
     values: dict[str, float | None] = {
@@ -121,7 +124,17 @@ def measure(case: TestCase) -> dict[str, float | None]:
             mask = read.argmax(0).astype(np.uint8)
             values[f"{name}_jaccard"] = case.rates(mask)["jaccard"]
             values |= case.counts(mask, f"{name}_")
-    return values
+    return values | _ungated(case)
+
+
+def _ungated(case: TestCase) -> dict[str, float | None]:
+    """Return Dice and counts of a guided network's mask with all its gates open; nothing of another network."""
+    segmenter = case.segmenter
+    if not isinstance(segmenter, UNetSharpSegmenter) or not segmenter.options.guidance:
+        return {}
+    with segmenter.ungated():
+        mask = case.read(segmenter.variant(MAIN)).argmax(0).astype(np.uint8)
+    return {f"{UNGATED}dice": case.rates(mask)["dice"]} | case.counts(mask, UNGATED)
 
 
 # ---------------------------------------------------------------- tables
@@ -141,7 +154,7 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
         table_of_levels(findings),
     ]
     if any(not case.has_foreground for result in findings.results.values() for case in result.cases):
-        tables.append(_table_of_normals(findings))
+        tables.append(table_of_normals(findings.results))
     return tuple(tables)
 
 
@@ -238,16 +251,17 @@ def table_of_levels(findings: Findings) -> Grid:
     return Grid(f"Figure 7 in figures: pruning levels of {SHARP_DEEP}", columns, tuple(rows))
 
 
-def _table_of_normals(findings: Findings) -> Grid:
-    """Return how often foreground is found in images without any."""
+def table_of_normals(results: Mapping[str, RowResult]) -> Grid:
+    """Return how often foreground is found in images without any, with guidance also what its gates change."""
     rows = []
-    for name in (SHARP, SHARP_DEEP, GUIDED):
-        result = findings.results.get(name)
-        if result is not None:
+    readings = {name: (name, "") for name in (SHARP, SHARP_DEEP, GUIDED)}
+    for title, (name, reading) in (readings | {f"{GUIDED}, gates open": (GUIDED, UNGATED)}).items():
+        result = results.get(name)
+        if result is not None and (not reading or result.values(f"{reading}dice")):
             normal = [case for case in result.cases if not case.has_foreground]
-            found = sum(1 for case in normal if (case.values.get("fp") or 0) > 0)
-            dice = percent(result.summary("dice", foreground_only=True))
-            rows.append((name, f"{found} of {len(normal)}", share(found / len(normal)), dice))
+            found = sum(1 for case in normal if (case.values.get(f"{reading}fp") or 0) > 0)
+            dice = percent(result.summary(f"{reading}dice", foreground_only=True))
+            rows.append((title, f"{found} of {len(normal)}", share(found / len(normal)), dice))
     columns = ("model", "normal images with foreground", "false-positive rate", "Dice of images with foreground")
     return Grid("Images without foreground", columns, tuple(rows))
 
