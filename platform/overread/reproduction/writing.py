@@ -39,6 +39,7 @@ def write_findings(findings: Findings, out: Path) -> Path:
 def protocol_text(findings: Findings) -> str:
     """Say how the rows were trained and tested, and where that differs from print."""
     protocol = findings.protocol
+    images = "slices" if protocol.spatial_dims == 2 else "patches of volumes"
     length = f"{protocol.steps:,} steps" if protocol.steps else f"{protocol.passes} passes over the training slices"
     rate = f"{protocol.optimiser.name} at {protocol.optimiser.learning_rate:g}, {protocol.optimiser.schedule}"
     split = (
@@ -53,7 +54,7 @@ def protocol_text(findings: Findings) -> str:
         )
     return (
         f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
-        f"{protocol.batch_size} slices, {rate}; last weights. {split}{findings.paper.about}"
+        f"{protocol.batch_size} {images}, {rate}; last weights. {split}{findings.paper.about}"
     )
 
 
