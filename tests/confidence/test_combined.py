@@ -151,3 +151,46 @@ def test_groups_are_left_out_together() -> None:
     found = fit(scores, dice, groups=[i // 2 for i in range(10)])
     assert found.error_of_mean == pytest.approx(1.25 * (0.2 + 0.1 + 0 + 0.1 + 0.2) / 5)
     assert found.error >= found.error_of_mean - 1e-9  # the score says nothing
+
+
+def test_the_anchor_pays_no_penalty_by_hand() -> None:
+    # Dice = 0.2 + 0.6 pairwise exactly: any penalty is as good, so the largest is taken, which the anchor does not pay
+    values = [0.1, 0.9, 0.3, 0.7, 0.5, 0.2, 0.8, 0.4]
+    noise = [0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.6, 0.4]
+    rows: list[dict[str, float | None]] = [{"a": a, "n": n} for a, n in zip(values, noise, strict=True)]
+    found = fit(rows, [0.2 + 0.6 * a for a in values], anchor="a")
+    assert (found.anchor, found.penalty) == ("a", max(combined.PENALTIES))
+    weights = {own.name: own.coefficient for own in found.scores}
+    assert weights["a"] == pytest.approx(0.6 * np.std(values))
+    assert weights["n"] == pytest.approx(0.0, abs=1e-6)
+    assert found.predict({"a": 0.6, "n": 0.0}) == pytest.approx(0.56)
+
+
+def test_scores_that_prove_nothing_leave_the_ranking_of_the_anchor() -> None:
+    agree = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        dice = rng.uniform(0.3, 0.9, 20)
+        rows = [{"a": float(d + rng.normal(0, 0.08))} | {f"n{i}": float(rng.normal()) for i in range(6)} for d in dice]
+        fresh = [{"a": float(rng.uniform())} | {f"n{i}": float(rng.normal()) for i in range(6)} for _ in range(200)]
+        given: dict[str, object] = {"either_sign": [f"n{i}" for i in range(6)]}
+        order = np.argsort([row["a"] for row in fresh]).argsort()
+
+        def rank_correlation(given: dict[str, object], rows=rows, dice=dice, fresh=fresh, order=order) -> float:  # type: ignore[no-untyped-def]
+            found = fit(rows, [float(d) for d in dice], **given)
+            predicted = [found.intercept + sum(w.part(row[w.name]) for w in found.scores) for row in fresh]
+            return float(np.corrcoef(np.argsort(predicted).argsort(), order)[0, 1])
+
+        agree.append((rank_correlation(given | {"anchor": "a"}), rank_correlation(given)))
+    anchored, free = np.mean(agree, axis=0)
+    assert anchored > 0.99
+    assert anchored > free + 0.005
+
+
+def test_a_score_that_proves_itself_joins_the_anchor() -> None:
+    rows, dice = noisy(0)
+    found = fit(rows, dice, anchor="fair")
+    weights = {own.name: own.coefficient for own in found.scores}
+    assert weights["good"] > weights["fair"] > 0
+    assert found.penalty < max(combined.PENALTIES)
+    assert fit(rows, dice, anchor="missing").anchor is None

@@ -13,7 +13,6 @@ from overread.ensemble.greedy import (
     class_weights,
     select_greedily,
     select_per_class,
-    standard_error,
 )
 from overread.errors import UserError
 
@@ -86,15 +85,6 @@ def test_noise_is_that_of_groups(panel: StoredPredictions) -> None:
     # All cases of one patient: nothing is known of the noise, so no gain counts.
     one = StoredPredictions(panel.root, panel.members, panel.cases, ("p",) * CASES)
     assert list(select_greedily(one).votes) == ["first"]
-
-
-def test_standard_error_by_hand() -> None:
-    values = np.array([0.1, 0.3, 0.2, 0.6])  # mean 0.3
-    # each its own: sqrt(4/3 (0.04 + 0 + 0.01 + 0.09)) / 4 = sd / 2
-    assert standard_error(values, np.arange(4)) == pytest.approx(values.std(ddof=1) / 2)
-    # two groups: sums of deviations -0.2 and 0.2
-    assert standard_error(values, np.array([0, 0, 1, 1])) == pytest.approx(np.sqrt(2 * 0.08) / 4)
-    assert standard_error(values, np.zeros(4, np.intp)) == np.inf
 
 
 def test_ties_go_to_members_already_in_then_to_the_cheaper(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from overread.metrics.summary import (
     _resampled_means,
     paired_bootstrap,
     split_by_foreground,
+    standard_error,
     summarise,
     unpaired_bootstrap,
 )
@@ -124,3 +125,12 @@ def test_means_of_different_cases_are_drawn_apart() -> None:
     alike = unpaired_bootstrap([0.0, 1.0, 0.0, 1.0], [0.5, 0.5], groups=(["p", "p", "q", "q"], None))
     assert (alike.low, alike.high) == (0.0, 0.0)
     assert unpaired_bootstrap([], [1.0]) == Summary(mean=None, sd=None, n=0, low=None, high=None)
+
+
+def test_standard_error_by_hand() -> None:
+    values = np.array([0.1, 0.3, 0.2, 0.6])  # mean 0.3
+    # each its own: sqrt(4/3 (0.04 + 0 + 0.01 + 0.09)) / 4 = sd / 2
+    assert standard_error(values, np.arange(4)) == pytest.approx(values.std(ddof=1) / 2)
+    # two groups: sums of deviations -0.2 and 0.2
+    assert standard_error(values, np.array([0, 0, 1, 1])) == pytest.approx(np.sqrt(2 * 0.08) / 4)
+    assert standard_error(values, np.zeros(4, np.intp)) == np.inf

@@ -5,9 +5,13 @@ squares, Lawson and Hanson 1974): most scores rise with quality by their definit
 the prediction, whatever a few validation cases suggest. A figure whose sign nobody knows beforehand (how far annotators
 would differ, how large a finding is, how probable its surest voxel) enters with both signs (`either_sign`).
 
-The penalty is the one of `PENALTIES` with the least squared error on groups that were left out. The least of four is
-too low a figure to promise, so the error that is told is of nested cross-validation by group: each part of the groups
-is predicted by a fit to the others, whose penalty these others alone have chosen.
+The penalty is the one of `PENALTIES` with the least squared error on groups that were left out. One score may be the
+`anchor`, the best ranking known beforehand: it pays no penalty, and the penalty is then the largest whose error is
+within one standard error (paired, by group) of the least. So the other scores move cases past each other only as far
+as the cases fitted on bear it out, and where they do not, the ranking stays that of the anchor.
+
+The least of several errors is too low a figure to promise, so the error that is told is of nested cross-validation by
+group: each part of the groups is predicted by a fit to the others, whose penalty these others alone have chosen.
 
 A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
 costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what
@@ -24,9 +28,9 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from overread.jsonio import JsonRecord
-from overread.metrics.summary import group_places
+from overread.metrics.summary import group_places, standard_error
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Per case: of the squared coefficients, where all scores have spread 1."""
 LEAST_GROUPS = 5
 PARTS = 10
@@ -64,6 +68,8 @@ class DiceRegressor(JsonRecord):
     intercept: float
     scores: tuple[Weighted, ...]
     penalty: float
+    anchor: str | None = None
+    """The score without a penalty, if there was one."""
     cases: int
     groups: int
     error: float
@@ -109,6 +115,7 @@ def fit_regressor(
     *,
     groups: Sequence[Hashable] | None = None,
     either_sign: Sequence[str] = (),
+    anchor: str | None = None,
 ) -> DiceRegressor | None:
     """Return the regressor of validation cases, or None if they are of fewer than `LEAST_GROUPS` groups.
 
@@ -119,6 +126,7 @@ def fit_regressor(
         dice: True Dice per case.
         groups: Per case; cases of one group are left out together. None: each is its own.
         either_sign: Names of scores that need not rise with the Dice.
+        anchor: Name of the score that ranks best by what is known beforehand; without it if it is left out.
 
     """
     truth = np.asarray(dice, dtype=np.float64)
@@ -129,7 +137,8 @@ def fit_regressor(
     names = _usable(scores)
     if count < LEAST_GROUPS or not names:
         return None
-    cases = _Cases(names, _table(scores, names), truth, places, frozenset(either_sign))
+    anchor = anchor if anchor in names else None
+    cases = _Cases(names, _table(scores, names), truth, places, frozenset(either_sign), anchor)
     penalty = cases.best_penalty()
     parts = cases.parts()
     means = np.array([truth[parts != part].mean() for part in parts])
@@ -138,6 +147,7 @@ def fit_regressor(
         intercept=intercept,
         scores=weighted,
         penalty=penalty,
+        anchor=anchor,
         cases=len(truth),
         groups=count,
         error=float(np.abs(cases.left_out() - truth).mean()),
@@ -167,6 +177,7 @@ class _Cases:
     places: NDArray[np.intp]
     """Number of each case's group."""
     either_sign: frozenset[str]
+    anchor: str | None
 
     def chosen(self, inside: NDArray[np.bool_]) -> _Cases:
         return replace(self, values=self.values[inside], truth=self.truth[inside], places=self.places[inside])
@@ -177,8 +188,14 @@ class _Cases:
         return np.asarray(places % min(PARTS, len(found)), dtype=np.intp)
 
     def best_penalty(self) -> float:
-        """Return the penalty of least squared error on parts left out."""
-        return min(PENALTIES, key=lambda penalty: float(((self.left_out(penalty) - self.truth) ** 2).mean()))
+        """Return the penalty of least squared error on parts left out; with an anchor the largest that is as good."""
+        errors = {penalty: (self.left_out(penalty) - self.truth) ** 2 for penalty in PENALTIES}
+        least = min(PENALTIES, key=lambda penalty: float(errors[penalty].mean()))
+        if self.anchor is None:
+            return least
+        places = group_places(self.places.tolist())
+        worse = {penalty: found - errors[least] for penalty, found in errors.items()}
+        return max(p for p, more in worse.items() if float(more.mean()) <= standard_error(more, places))
 
     def left_out(self, penalty: float | None = None) -> Floats:
         """Return the prediction of each case by a fit without its part; None: that fit's cases choose the penalty."""
@@ -199,6 +216,8 @@ class _Cases:
         columns, truth = design.columns(self.values), self.truth
         centre = columns.mean(0)
         ridge = np.sqrt(penalty * len(truth)) * np.eye(columns.shape[1])
+        if self.anchor is not None:
+            ridge[self.names.index(self.anchor)] = 0.0
         system = np.vstack([columns - centre, ridge])
         solution, _ = nnls(system, np.concatenate([truth - truth.mean(), np.zeros(len(ridge))]))
         count, twice = len(self.names), int(design.both.sum())

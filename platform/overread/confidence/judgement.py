@@ -43,6 +43,8 @@ MEAN = "mean"
 """Target: the class-mean Dice."""
 CLASS = "class:"
 """Start of the other targets, `class:<label>`, so that a label may be named `mean`."""
+ANCHOR = "pairwise_dice"
+"""The score that the others must prove themselves against: the best failure detector of Zenk et al. (2024)."""
 VOLUME = "volume_"
 """The regressor's score of the size of the mask: its unit follows, and it is a decimal logarithm."""
 
@@ -232,4 +234,5 @@ def _fit_target(cases: Sequence[Known], target: str) -> DiceRegressor | None:
         [dice for _, dice, _ in rows],
         groups=[group for _, _, group in rows],
         either_sign=sorted(free),
+        anchor=ANCHOR,
     )

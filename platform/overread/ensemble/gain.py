@@ -8,9 +8,9 @@ ensemble (soft vote, one vote each) rewards what is missing there:
                       are in units of Dice
 
 The first network has nothing to add to: its gain is 0. A network joins the ensemble if its gain is above one paired
-standard error by group (`greedy.standard_error`); while there are fewer than three members, which relations need, above
-0. Gains are relative to the ensemble of their time, so they fall as it grows: an earlier gain of the same size was
-easier. Greedy selection over all networks at the end (`greedy`) is free of that order.
+standard error by group (`summary.standard_error`); while there are fewer than three members, which relations need,
+above 0. Gains are relative to the ensemble of their time, so they fall as it grows: an earlier gain of the same size
+was easier. Greedy selection over all networks at the end (`greedy`) is free of that order.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from overread.confidence.tied_order import TiedOrder
 from overread.data.preprocess import to_native
 from overread.data.store import open_case
 from overread.ensemble.fusion import Probabilities, SoftVote
-from overread.ensemble.greedy import TIE, standard_error
+from overread.ensemble.greedy import TIE
 from overread.ensemble.readings import encode, read_reading, write_readings
 from overread.ensemble.selection import LEAST
 from overread.jsonio import JsonRecord
 from overread.metrics.overlap import Ids, case_dice
-from overread.metrics.summary import group_places
+from overread.metrics.summary import group_places, standard_error
 from overread.records import Prepared, TrialConfig
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from overread.ensemble.candidates import Costs, Predictions, cost_of, dice_of, f
 from overread.ensemble.fusion import Probabilities
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
-from overread.metrics.summary import group_places
+from overread.metrics.summary import group_places, standard_error
 
 ROUNDS = 20
 NOISE = 1.0
@@ -199,19 +199,6 @@ def class_weights(chosen: Mapping[int, Selection], classes: int) -> dict[str, tu
     for own in weights.values():
         own[0] = own[1:].mean()
     return {member: tuple(round(float(value), 6) for value in own) for member, own in weights.items()}
-
-
-def standard_error(values: Floats, places: NDArray[np.intp]) -> float:
-    """Return the standard error of the mean of values (n,) in groups `places`, 0..G-1: cluster-robust.
-
-    SE = sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n; with groups of one case it is sd / sqrt(n). Infinite
-    for one group: nothing is known of its noise.
-    """
-    groups = int(places.max()) + 1
-    if groups < 2:
-        return float("inf")
-    sums = np.bincount(places, weights=values - values.mean())
-    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(values))
 
 
 def _paid(votes: Mapping[str, float], settings: GreedySettings) -> list[str]:

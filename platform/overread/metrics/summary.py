@@ -145,6 +145,19 @@ def group_places(groups: Sequence[Hashable]) -> NDArray[np.intp]:
     return np.array([order[name] for name in groups], dtype=np.intp)
 
 
+def standard_error(values: NDArray[np.float64], places: NDArray[np.intp]) -> float:
+    """Return the standard error of the mean of values (n,) in groups `places`, 0..G-1: cluster-robust.
+
+    SE = sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - mean))^2) / n; with groups of one case it is sd / sqrt(n). Infinite
+    for one group: nothing is known of its noise.
+    """
+    groups = int(places.max()) + 1
+    if groups < 2:
+        return float("inf")
+    sums = np.bincount(places, weights=values - values.mean())
+    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(values))
+
+
 def _resampled_means(
     sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int, resamples: int
 ) -> NDArray[np.float64]:
