@@ -43,6 +43,7 @@ def test_figures_of_one_reading() -> None:
     found = figures_of(two_classes([0.9, 0.2, 0.6]), np.array([1, 1, 0], np.uint8))
     assert found["class_dice"] == pytest.approx(0.5)  # one of two found, one of two true
     assert found["foreground"] == pytest.approx(0.9)
+    assert (found["volume_pixels"], found["components"]) == (2.0, 2.0)
     empty = figures_of(two_classes([0.1, 0.2]), np.array([1, 0], np.uint8))
     assert empty["class_dice"] == 0.0 and empty["entropy"] is None
 

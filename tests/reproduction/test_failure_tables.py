@@ -40,7 +40,7 @@ def measures(case: str, rng: np.random.Generator, noise: float) -> CaseMeasures:
         dice = float(rng.uniform(0.3, 1.0)) - (0.0 if condition == CLEAN else 0.2)
         pairwise = dice + float(rng.normal(0, noise))
         own = {"class_dice": dice, PAIRWISE: pairwise, "relation_confidence": pairwise - 0.1, "entropy": -0.1,
-               "foreground": 0.9, "all_empty": 0.0}  # fmt: skip
+               "foreground": 0.9, "all_empty": 0.0, "volume_ml": 8.0, "components": 3.0}  # fmt: skip
         values |= {at(name, condition): value for name, value in own.items()}
     return CaseMeasures(case=case, group=case, has_foreground=True, values=values)
 
@@ -70,6 +70,12 @@ def test_methods_are_distinct_and_pairwise_dice_is_judged_by_its_own_mask(bench:
     assert len(scored.dice) == 2 * len(LOCKED) and len(set(scored.groups)) == len(LOCKED)
     case = bench.cases(FIVE_SEEDS)[0]
     assert scored.dice[0] == case.values["class_dice"] and scored.confidence[40] == case.values["pairwise_dice@blur-1"]
+
+
+def test_the_row_of_a_case_is_what_the_platform_judges(bench: Bench) -> None:
+    row = row_of(bench.cases(FIVE_SEEDS)[0], "blur-1")
+    assert (row.volume_unit, sum(row.volume_per_class.values()), sum(row.components_per_class.values())) == ("ml", 8, 3)
+    assert row.scores == {"entropy": -0.1}
 
 
 def test_a_case_that_nobody_marks_has_no_combined_score(bench: Bench) -> None:

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from overread.confidence.conformal import MeasuredCoverage
-from overread.confidence.judgement import MEAN, Judgement, Known, fit_judgement
+from overread.confidence.judgement import MEAN, VOLUME, Judgement, Known, fit_judgement
 from overread.confidence.scores import ALL_EMPTY
 from overread.data.corruptions import CLEAN
 from overread.records import CaseConfidence
-from overread.reproduction.failure_readings import EMPTY, at
+from overread.reproduction.failure_readings import COMPONENTS, EMPTY, at
 from overread.reproduction.results import CaseMeasures, Findings, RowResult
 
 SEEDS = tuple(f"U-Net, seed {number}" for number in range(1, 6))
@@ -28,6 +28,8 @@ FIVE_SEEDS, FIVE_ARCHITECTURES = "5 seeds", "5 architectures"
 ENSEMBLES = {FIVE_ARCHITECTURES: (SINGLE, U_NETMER, *ARCHITECTURES), FIVE_SEEDS: SEEDS}
 """Members by name of the ensemble; one of the seeds is also the U-Net among the architectures."""
 COMBINED, PAIRWISE = "predicted_dice", "pairwise_dice"
+ALL_CLASSES = "all classes"
+"""Stands for the labels where only their mean is judged."""
 MEMORY = "memory.json"
 
 
@@ -168,6 +170,7 @@ def row_of(case: CaseMeasures, condition: str) -> CaseConfidence:
     """Return the row of `confidence.csv` that an ensemble's figures make, without classes."""
     values = {name: case.values.get(at(name, condition)) for name in case.values if "@" not in name}
     own = {name: value for name, value in values.items() if name.startswith("c_") or name == "entropy"}
+    volume = next(name for name in values if name.startswith(VOLUME))
     return CaseConfidence(
         case=case.case,
         n_readings=5,
@@ -178,4 +181,7 @@ def row_of(case: CaseMeasures, condition: str) -> CaseConfidence:
         relation_confidence_per_class={},
         pairwise_dice_per_class={},
         scores=own,
+        volume_unit=volume.removeprefix(VOLUME),
+        volume_per_class={ALL_CLASSES: values[volume] or 0.0},
+        components_per_class={ALL_CLASSES: int(values[COMPONENTS] or 0)},
     )

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from overread.architectures import Segmenter
 from overread.confidence.entropy import negative_entropy
+from overread.confidence.extent import mask_extent
+from overread.confidence.judgement import VOLUME
 from overread.confidence.relations import Relations
 from overread.confidence.scores import mean_defined, relation_scores
 from overread.data.corruptions import CLEAN, conditions, corrupt
@@ -39,6 +41,7 @@ Values = dict[str, float | None]
 READINGS = "readings"
 EMPTY = "all_empty"
 """1 where no reading has any foreground: agreement then says nothing."""
+COMPONENTS = "components"
 
 
 def at(name: str, condition: str) -> str:
@@ -96,7 +99,8 @@ def read_condition(case: TestCase, condition: str) -> tuple[Values, Codes]:
         if name in names:
             masks[name] = case.native(found).argmax(0).astype(np.uint8)
     read = predict_volume(*given) if read is None else read
-    values = figures_of(case.native(read), case.truth)
+    spacing = case.prepared.case(case.case_id).spacing
+    values = figures_of(case.native(read), case.truth, spacing)
     if sets:
         relations = Relations(case.truth.shape, case.prepared.classes)
         for name, mask in masks.items():
@@ -112,13 +116,22 @@ def same_as_main(segmenter: Segmenter) -> str | None:
     return next((other.name for other in others if other.options == main.options), None)
 
 
-def figures_of(probabilities: Probabilities, truth: NDArray[np.uint8]) -> Values:
-    """Return class-mean Dice, entropy and highest foreground probability of probabilities (K, *native)."""
+def figures_of(
+    probabilities: Probabilities, truth: NDArray[np.uint8], spacing: tuple[float, ...] | None = None
+) -> Values:
+    """Return what a mask of probabilities (K, *native) is worth and looks like.
+
+    Class-mean Dice, entropy, highest foreground probability, `volume_<unit>` and `components` of the foreground classes
+    together; `spacing` is in mm, None: not known.
+    """
     mask = probabilities.argmax(0).astype(np.uint8)
+    extent = mask_extent(mask, len(probabilities), spacing)
     return {
         "class_dice": case_dice(mask, truth, len(probabilities)).mean,
         "entropy": negative_entropy(probabilities),
         "foreground": min(max(float(1 - probabilities[0].min()), 0.0), 1.0),
+        f"{VOLUME}{extent.unit}": sum(extent.volumes),
+        COMPONENTS: float(sum(extent.components)),
     }
 
 
@@ -154,15 +167,14 @@ def read_together(item: EnsembleItem) -> CaseMeasures:
     prepared = load_prepared(Path(item.prepared))
     truth = np.asarray(open_case(prepared, item.case).truth)
     told = [read_json(Path(folder) / READINGS / f"{item.case}.json") for folder in item.folders.values()]
-    values: Values = {}
+    case, values = prepared.case(item.case), Values()
     for condition in conditions_of(prepared, item.case):
         vote, relations = SoftVote(), Relations(truth.shape, prepared.classes)
         for name, probabilities in stored_readings(item, prepared, condition):
             vote.add(probabilities)
             relations.add(probabilities.argmax(0).astype(np.uint8), name)
-        own = figures_of(vote.mean(), truth) | agreement(relations) | member_scores(told, condition)
+        own = figures_of(vote.mean(), truth, case.spacing) | agreement(relations) | member_scores(told, condition)
         values |= {at(name, condition): value for name, value in own.items()}
-    case = prepared.case(item.case)
     return CaseMeasures(case=item.case, group=case.group, has_foreground=bool((truth > 0).any()), values=values)
 
 
