@@ -160,8 +160,6 @@ class Findings:
     size: Size
     protocol: Protocol
     prepared: Prepared
-    failure_dice: float | None = None
-    """A case of lower Dice is a failure; None: as the exhibits have it."""
     results: dict[str, RowResult] = field(default_factory=dict)
     """Trained rows, by name."""
     networks: dict[str, tuple[tuple[TrialConfig, Path], ...]] = field(default_factory=dict)
@@ -171,6 +169,8 @@ class Findings:
     """What was made before the rows were trained, where the paper needs such."""
     combined: Path | None = None
     """Folder of what `Paper.combine` left."""
+    failure_dice: float | None = None
+    """A case of lower Dice is a failure; None: as the exhibits have it."""
 
     @property
     def dataset(self) -> str:
