@@ -281,7 +281,7 @@ def draw_boxes(findings: Findings, folder: Path) -> Path | None:
     if not trained:
         return None
     path = folder / "fig05-06-iou.png"
-    with figures.drawing(path, width=1.5 + len(trained)) as axes:
+    with figures.drawing(path, width=max(4.0, 1.5 + len(trained))) as axes:
         values = {result.row: result.values("jaccard") for result in trained}
         figures.boxes(axes, values, f"Figs. 5, 6: IoU of the test images (n = {len(trained[0].cases)})", "IoU")
     return path

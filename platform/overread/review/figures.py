@@ -89,6 +89,7 @@ def pruning_levels(path: Path, costs: Sequence[LevelCost], iou: Mapping[int, flo
     with drawing(path, 3.2, 3.0, len(panels)) as axes:
         for ax, (title, values) in zip(axes[0], panels, strict=True):
             ax.bar_label(ax.bar(labels, values, color=COLOURS[0]), fmt="%.3g", fontsize=8)
+            ax.margins(y=0.1)
             ax.set_title(title, fontsize=10)
         low, high = min(iou.values()), max(iou.values())
         axes[0][2].set_ylim(max(0.0, low - 0.1), min(1.0, high + 0.05))
