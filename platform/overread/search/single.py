@@ -33,9 +33,12 @@ def train_one(
 ) -> TrialOutcome:
     """Train into `out`, going on from its last checkpoint if there is one (`fresh`: from the start).
 
-    Must run inside a Ray session. Raises `UserError` when there are too few CPUs or GPUs, `OverreadError` with the
-    worker's reason when the training failed.
+    Must run inside a Ray session. Raises `UserError`, before anything in `out` is touched, when the data do not fit the
+    config or there are too few CPUs or GPUs, `OverreadError` with the worker's reason when the training failed.
     """
+    from overread.training.worker import check_fits
+
+    check_fits(config, prepared)
     here = available()
     require_workers(workers, gpus_per_worker, here)
     out = out.resolve()
