@@ -29,6 +29,8 @@ def test_a_fold_trains_on_all_others() -> None:
         ({"steps": 1, "train_seconds": 2.0}, "either steps or train_seconds"),
         ({"steps": 1, "spatial_dims": 3}, "patch_size must have 3"),
         ({"steps": 1, "batch_size": 0}, "batch_size must be at least 1"),
+        ({"steps": 4, "stop_step": 5}, r"stop_step must be in 1\.\.steps, but got 5 of 4"),
+        ({"train_seconds": 2.0, "stop_step": 1}, "stop_step must be in"),
     ],
 )
 def test_a_wrong_config_says_what_must_hold(change: dict[str, object], says: str) -> None:
@@ -49,6 +51,14 @@ def test_resolving_replaces_seconds_by_steps() -> None:
     config = TrialConfig(**CONFIG, train_seconds=3.0)  # type: ignore[arg-type]
     assert (config.resolved(7).steps, config.resolved(7).train_seconds) == (7, None)
     assert TrialConfig.from_json(config.to_json()) == config
+
+
+def test_a_step_to_stop_at_is_told_only_where_there_is_one() -> None:
+    config = TrialConfig(**CONFIG, steps=4)  # type: ignore[arg-type]
+    early = replace(config, stop_step=2)
+    assert "stop_step" not in config.to_json() and "stop_step" not in config.told  # keys and fingerprints stay
+    assert TrialConfig.from_json(early.to_json()) == early
+    assert early.told["stop_step"] == 2
 
 
 def test_soft_targets_are_shares_of_valid_annotators() -> None:

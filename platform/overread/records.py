@@ -269,6 +269,8 @@ class TrialConfig(JsonRecord):
     the sample. Validation does not depend on it."""
     baseline: bool = False
     """The plain U-Net that the ensemble is compared with: always trained to the end."""
+    stop_step: int | None = None
+    """Ends after so many of `steps`, whose schedule stays whole: the epochs share these. None: trains all."""
 
     def __post_init__(self) -> None:
         if self.spatial_dims not in (2, 3):
@@ -280,6 +282,12 @@ class TrialConfig(JsonRecord):
         for name in ("in_channels", "classes", "batch_size", "epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, but got {getattr(self, name)}")
+        if self.stop_step is not None and not 1 <= self.stop_step <= (self.steps or 0):
+            raise UserError(f"stop_step must be in 1..steps, but got {self.stop_step} of {self.steps} steps")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON that names `stop_step` only where there is one: earlier fingerprints and keys stay."""
+        return {key: value for key, value in super().to_json().items() if key != "stop_step" or value is not None}
 
     @property
     def told(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +17,36 @@ from overread.data.store import open_case
 from overread.ensemble.selection import shortlist
 from overread.metrics.overlap import case_dice
 from overread.pipeline import folding
-from overread.pipeline.folding import train_folds
-from overread.pipeline.retraining import retrained_config
+from overread.pipeline.folding import train_folds, twin_config
 from overread.pipeline.selecting import select
 from overread.pipeline.stages import Run
 from overread.records import Prepared, TrialOutcome
 from overread.search.leaderboard import read_outcomes
 from overread.training.evaluate import predict_probabilities
 from overread.training.inference import load_segmenter
+from overread.training.schedules import learning_rate_factor
 
 
 def test_a_fold_is_held_out_with_the_seed_and_the_passes_of_the_candidate(two_networks: Run) -> None:
     outcome, _ = read_outcomes(two_networks.folder.search)["t1"]
-    config = retrained_config(outcome, two_networks.prepared, fold=1)
+    config = twin_config(outcome, two_networks.prepared, 1)
     first, second = (len(fold) for fold in two_networks.prepared.splits.folds)
     # 4 steps on the cases of the second fold are as many passes as these on those of the first
-    assert config.steps == round(4 * first / second)
+    assert config.stop_step == round(4 * first / second)
     assert (config.fold, config.seed, config.keep, config.epochs) == (1, outcome.config.seed, "last", 2)
+
+
+def test_a_twin_ends_at_the_learning_rate_of_the_kept_weights(two_networks: Run) -> None:
+    outcome, _ = read_outcomes(two_networks.folder.search)["t1"]
+    # twice the cases train: 4 of 6 steps become 8 of 12
+    even = replace(two_networks.prepared.splits, folds=(("a", "b"), ("c",)))
+    config = twin_config(outcome, replace(two_networks.prepared, splits=even), 1)
+    assert (config.steps, config.stop_step) == (12, 8)
+    rates = [
+        learning_rate_factor("cosine", last, steps)
+        for last, steps in ((outcome.epochs[1].step, 6), (config.stop_step, config.steps))
+    ]
+    assert rates[0] == rates[1] == pytest.approx(0.25)  # (1 + cos 120 deg) / 2
 
 
 def test_a_training_that_fails_is_left_out(

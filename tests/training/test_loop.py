@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from overread.errors import TrialFailure
-from overread.records import Prepared
+from overread.records import OptimiserConfig, Prepared
 from overread.testing.tiny import tiny_config
 from overread.training import loop
 from overread.training.checkpoint import Progress
@@ -27,6 +27,17 @@ def test_epochs_share_the_steps_evenly_and_use_all() -> None:
         progress.step = epoch_end(progress, 3)
         ends.append(progress.step)
     assert ends == [3, 6, 10]
+
+
+def test_a_training_that_stops_early_keeps_the_schedule_of_all_steps(prepared: Prepared, tmp_path: Path) -> None:
+    run = run_of(prepared, tmp_path, steps=8, stop_step=4, epochs=2, optimiser=OptimiserConfig(schedule="poly"))
+    rates = []
+    while not run.finished:
+        losses = train_epoch(run)
+        assert losses is not None
+        rates.append(losses["learning_rate"] / run.config.optimiser.learning_rate)
+    assert (run.progress.step, run.progress.epoch) == (4, 2)
+    assert rates == pytest.approx([(1 - 1 / 8) ** 0.9, (1 - 3 / 8) ** 0.9])  # of the steps 1 and 3, of 8
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The candidates of a selection trained with the other folds held out, so that every case is read out of fold.
 
 A search trains all its networks with one fold held out. The configuration of a candidate is trained once more for each
-other fold, with its own seed and for as many passes as its kept weights had; the last weights are kept, so that nothing
-of these trainings is chosen on the cases they read. On the fold of the search the candidate's own weights read, whose
+other fold, with its own seed, on its own schedule and for as many passes as its kept weights had: where these are from
+the midst of the schedule, so is the learning rate at which the twin ends. The last weights are kept, so that nothing of
+these trainings is chosen on the cases they read. On the fold of the search the candidate's own weights read, whose
 epoch may have been chosen there. Trainings stay in `folds/` of the run: the same call again trains what is missing.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from overread.ensemble.selection import Candidate
-from overread.pipeline.retraining import jobs_for, retrained_config, train_jobs
+from overread.pipeline.retraining import jobs_for, kept_epoch, retrained_config, train_jobs
 from overread.pipeline.stages import Run
-from overread.records import TrialConfig
+from overread.records import Prepared, TrialConfig, TrialOutcome
 
 FoldTrainings = Mapping[str, Mapping[int, tuple[TrialConfig, Path]]]
 """By trial id and fold: config and weights of the training that held the fold out."""
@@ -31,7 +33,7 @@ def train_folds(
     """
     outcomes = {candidate.outcome.trial_id: candidate.outcome for candidate in candidates}
     wanted = {
-        (trial, fold): retrained_config(outcome, run.prepared, fold=fold)
+        (trial, fold): twin_config(outcome, run.prepared, fold)
         for trial, outcome in outcomes.items()
         for fold in folds
         if fold != outcome.config.fold
@@ -49,3 +51,14 @@ def train_folds(
         if (outcome := ended.get(f"{trial}-fold{fold}")) is not None:
             found[trial][fold] = (outcome.config, root / outcome.trial_id / str(outcome.weights))
     return found
+
+
+def twin_config(outcome: TrialOutcome, prepared: Prepared, fold: int) -> TrialConfig:
+    """Return the config of a trial's training with another fold held out.
+
+    It ends at the step of the kept weights, and its schedule runs on as the trial's own did, both longer by as much as
+    there are more cases: ended early, neither network has annealed.
+    """
+    config, kept = retrained_config(outcome, prepared, fold=fold), kept_epoch(outcome)
+    end, whole = config.steps or 1, outcome.config.steps or kept.step  # an outcome with epochs has its steps resolved
+    return replace(config, steps=round(whole * end / kept.step), stop_step=end)

@@ -46,6 +46,11 @@ class Progress:
             raise ValueError("a training must know its steps, but the config has only train_seconds: resolve it first")
         return self.config.steps
 
+    @property
+    def end(self) -> int:
+        """Step that the training ends at: the last, or an earlier one that the config names."""
+        return self.config.stop_step or self.steps
+
 
 def save(folder: Path, progress: Progress, model: nn.Module, optimiser: optim.Optimizer) -> Path:
     """Write the checkpoint, whole or not at all, and return its folder."""

@@ -53,13 +53,13 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole trial."""
+        """Optimiser steps of the whole schedule."""
         return self.progress.steps
 
     @property
     def epochs(self) -> int:
         """Validations of the whole trial: never more than steps."""
-        return min(self.config.epochs, self.steps)
+        return min(self.config.epochs, self.progress.end)
 
     @property
     def finished(self) -> bool:
@@ -71,7 +71,7 @@ class Run:
 
 def epoch_end(progress: Progress, epochs: int) -> int:
     """Return the steps done after the next epoch: those that are left are spread evenly, and all are used."""
-    return progress.step + (progress.steps - progress.step) // (epochs - progress.epoch)
+    return progress.step + (progress.end - progress.step) // (epochs - progress.epoch)
 
 
 def keep_pace(run: Run) -> None:
@@ -164,7 +164,7 @@ def validate(run: Run, losses: dict[str, float]) -> tuple[EpochReport, VariantSc
     report = EpochReport(
         epoch=progress.epoch,
         step=progress.step,
-        progress=100 * progress.step // run.steps,
+        progress=100 * progress.step // progress.end,
         seconds=progress.seconds,
         metrics=metrics,
     )
