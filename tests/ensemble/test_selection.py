@@ -161,6 +161,13 @@ def test_votes_of_a_greedy_selection_are_shares_of_the_most(outcomes: Outcomes) 
     assert rule.endswith("votes: t main (0.75 / 1 / 0.5)")
 
 
+def test_the_rule_tells_where_the_votes_were_given() -> None:
+    votes = {("t", "main"): 2.0}
+    assert "replacement on the validation cases, at most 2 members" in selection_rule(2, votes=votes)
+    rule = selection_rule(2, votes=votes, folds=5)
+    assert "replacement out of fold on the cases of 5 folds, at most 2 members" in rule
+
+
 def test_rule_in_words() -> None:
     assert "at most 4, none more than 0.02 below" in selection_rule(4, 0.02)
     assert selection_rule(chosen=[("t1", "main")]) == "chosen by hand: t1 main"

@@ -6,25 +6,31 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from overread.architectures import contract
 from overread.cluster.job import TrialJob
 from overread.cluster.session import session
 from overread.data.prepare import serial_map
+from overread.data.slices import Seen
 from overread.data.store import open_case
-from overread.ensemble.selection import shortlist
+from overread.ensemble.selection import Candidate, shortlist
+from overread.errors import UserError
+from overread.jsonio import write_json
 from overread.metrics.overlap import case_dice
-from overread.pipeline import folding
+from overread.pipeline import folding, selecting
 from overread.pipeline.folding import train_folds, twin_config
 from overread.pipeline.selecting import select
 from overread.pipeline.stages import Run
-from overread.records import Prepared, TrialOutcome
+from overread.records import Prepared, TrialConfig, TrialOutcome
 from overread.search.leaderboard import read_outcomes
 from overread.training.evaluate import predict_probabilities
 from overread.training.inference import load_segmenter
 from overread.training.schedules import learning_rate_factor
+from overread.training.seen import RECORD
 
 
 def test_a_fold_is_held_out_with_the_seed_and_the_passes_of_the_candidate(two_networks: Run) -> None:
@@ -71,6 +77,33 @@ def test_a_training_that_fails_is_left_out(
     assert asked == ["t0-fold1", "t1-fold1"]  # fold 0 is their own
     assert {trial: list(folds) for trial, folds in found.items()} == {"t0": [1], "t1": []}
     assert "training t1-fold1 failed: out of memory" in caplog.text
+
+
+def test_trials_whose_teacher_saw_other_folds_are_left_out_before_the_best_are_taken(
+    two_networks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = two_networks.prepared
+    seen = Seen(dataset=prepared.dataset, cases=prepared.splits.fold(0).train)  # pretrained for the fold of the search
+    write_json(tmp_path / RECORD, seen.to_json() | {"earlier": [], "config": {}})
+    teacher, taught = SimpleNamespace(path=str(tmp_path / "teacher.safetensors")), {0}
+
+    def build(config: TrialConfig) -> SimpleNamespace:
+        return SimpleNamespace(pretrained=lambda: (teacher,) if config.seed in taught else ())
+
+    def train(run: Run, candidates: Sequence[Candidate], *_: object, **__: object) -> None:
+        raise UserError(f"training {[candidate.choice for candidate in candidates]}")
+
+    monkeypatch.setattr(contract, "build_segmenter", build)
+    monkeypatch.setattr(selecting, "train_folds", train)
+    with (
+        caplog.at_level(logging.WARNING, logger="overread"),
+        pytest.raises(UserError, match=r"^training \[\('t1', 'main'\)\]$"),
+    ):
+        select(two_networks, serial_map, most=1, candidates=1, out_of_fold=True)
+    assert "1 trials are left out, since their pretrained weights have seen cases of other folds: t0" in caplog.text
+    taught.add(1)
+    with pytest.raises(UserError, match="the pretrained weights of all have seen cases of other folds"):
+        select(two_networks, serial_map, most=1, candidates=1, out_of_fold=True)
 
 
 @pytest.fixture

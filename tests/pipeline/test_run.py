@@ -12,7 +12,7 @@ from overread.data.prepare import serial_map
 from overread.errors import UserError
 from overread.jsonio import write_json
 from overread.pipeline import run as module
-from overread.pipeline import stages
+from overread.pipeline import selecting, stages
 from overread.pipeline.folders import RunFolder
 from overread.pipeline.run import Clock, RunSettings, _search_settings, run_all, start
 from overread.pipeline.summary import EnsembleFigures, RunSummary
@@ -85,6 +85,50 @@ def test_a_resumed_run_that_has_read_the_locked_split_is_only_concluded(
     with pytest.raises(UserError, match=r"run must stay as it is, but 0\.8 was asked for"):
         run_all(replace(first, resume=True, coverage=0.8), serial_map)
     assert concluded == [folder]
+
+
+@pytest.mark.parametrize(
+    ("budget", "calibrating", "judged", "described"),
+    [
+        (None, 900.0, object(), True),  # no budget: there is time
+        (1000.0, 300.0, object(), True),  # 3 x 300 s are left of 1000 s
+        (1000.0, 400.0, object(), False),
+        (1000.0, 0.0, None, False),  # what could not be calibrated is not described either
+    ],
+)
+def test_members_are_described_where_the_budget_leaves_time(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: float | None,
+    calibrating: float,
+    judged: object,
+    described: bool,
+) -> None:
+    search = {"trials": 3} if budget is None else {"time_budget_s": budget}
+    told = replace(settings(**search), data=tmp_path, out=tmp_path / "run", cache=tmp_path / "cache")
+    prepared = tiny_prepared(tmp_path / "prepared")
+    clock, order = Clock(), list[str]()
+
+    def calibrate(*_: object, **__: object) -> object:
+        order.append("calibrate")
+        return judged
+
+    class Stage(dict[str, float]):
+        def __setitem__(self, name: str, seconds: float) -> None:
+            super().__setitem__(name, calibrating if name == "calibrate" else seconds)
+
+    clock.stages = Stage()
+    monkeypatch.setattr(stages, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(stages, "search", lambda *_: None)
+    monkeypatch.setattr(stages, "assemble", lambda *_, **__: ("winners", None))
+    monkeypatch.setattr(module, "calibrate_if_possible", calibrate)
+    monkeypatch.setattr(module, "check_search_settings", lambda *_: None)
+    monkeypatch.setattr(selecting, "describe_if_possible", lambda *given, **_: order.append(f"describe {given[1]}"))
+    monkeypatch.setattr(stages, "read_locked", lambda *_, **__: order.append("read"))
+    monkeypatch.setattr(stages, "conclude", lambda *_: None)
+    monkeypatch.setattr(stages, "retime", lambda *_: None)
+    run_all(told, serial_map, clock)
+    assert order == ["calibrate", *(["describe winners"] if described else []), "read"]
 
 
 def test_a_coverage_that_is_none_is_told_before_anything_else(tmp_path: Path) -> None:

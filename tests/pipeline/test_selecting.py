@@ -22,11 +22,12 @@ from overread.ensemble.greedy import Selection
 from overread.ensemble.selection import Candidate, shortlist
 from overread.errors import UserError
 from overread.metrics.overlap import case_dice
+from overread.pipeline import selecting
 from overread.pipeline.folders import RunFolder, RunRecord
-from overread.pipeline.selecting import _cost, describe, select
+from overread.pipeline.selecting import _cost, describe, describe_if_possible, select
 from overread.pipeline.selection_report import SelectionReport, brought, selection_grids, votes_of
 from overread.pipeline.stages import Run, assemble
-from overread.records import PrepareSettings, TrialConfig, TrialOutcome, VariantScore
+from overread.records import ImportedMember, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
 from overread.search.leaderboard import read_outcomes
 from overread.testing.tiny import tiny_architecture, tiny_config, tiny_prepared
 from overread.tracking.runs import Tracker
@@ -77,7 +78,7 @@ def test_members_are_chosen_by_what_their_networks_read(run: Run, caplog: pytest
     with caplog.at_level(logging.WARNING, logger="overread"):
         report = select(run, serial_map, most=2)
     assert "candidate broken:main is left out" in caplog.text
-    assert SelectionReport.load(run.folder.selection) == report
+    assert not run.folder.selection.exists()  # until the winners are frozen
     assert not list(run.folder.root.glob(".candidates-*"))
     # the first vote is the best network alone, read again here
     outcomes, alone = read_outcomes(run.folder.search), {}
@@ -148,8 +149,6 @@ def test_a_level_pays_for_itself_and_variants_of_one_network_pay_once() -> None:
 
 
 def test_no_candidate_is_read_again_for_the_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from overread.pipeline import selecting
-
     read: dict[tuple[str, str], int] = {}
     plain = StoredPredictions.probabilities
 
@@ -169,7 +168,6 @@ def test_a_selection_per_class_weights_the_winners(run: Run) -> None:
     report = select(run, serial_map, most=2, per_class=True)
     (label,) = report.per_class
     assert label == "square"
-    assert SelectionReport.load(run.folder.selection) == report
     # one foreground class: its votes, the highest of them 1
     votes = report.per_class[label].votes
     assert report.selection.votes == votes
@@ -179,10 +177,15 @@ def test_a_selection_per_class_weights_the_winners(run: Run) -> None:
     greedy = next(row for row in report.comparison if row.name == "greedy per class")
     assert greedy.dice.mean == pytest.approx(report.selection.dice)
     winners, manifest = assemble(run, top=2, votes=votes_of(report))
+    report.write(run.folder)
+    assert SelectionReport.load(run.folder.selection) == report
     assert {f"{m.trial_id}:{m.variant}": m.class_weights for m in manifest.members} == report.class_weights
     assert set(brought(run.folder, winners)) == {member.name for member in winners.members}
-    other, _ = assemble(run, top=2, votes=dict.fromkeys(votes_of(report), 1.0))
-    assert brought(run.folder, other) == {}  # the same members with other votes bring something else
+    again, _ = assemble(run, top=2, votes=votes_of(report))
+    assert set(brought(run.folder, again)) == set(brought(run.folder, winners))
+    assemble(run, top=2, votes=dict.fromkeys(votes_of(report), 1.0))
+    # the same members with other votes bring something else: both files would be of others
+    assert not run.folder.selection.exists() and not run.folder.members.exists()
 
 
 def test_tables_and_names(run: Run) -> None:
@@ -219,6 +222,50 @@ def test_members_named_by_people_are_described(run: Run, caplog: pytest.LogCaptu
         patched.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
         assert describe(run, winners, lambda *_: pytest.fail("must not read")) is None
     assert "contributions are not measured" in caplog.text
+
+
+def test_a_variant_that_reads_like_another_is_described(run: Run) -> None:
+    outcome, folder = read_outcomes(run.folder.search)["t0"]
+    (score,) = outcome.variants
+    replace(outcome, variants=(score, replace(score, variant="sharp"))).save(folder / "outcome.json")
+    winners, _ = assemble(run, top=2, chosen=(("t0", "main"), ("t0", "sharp")))
+    report = describe(run, winners, serial_map)
+    assert report is not None
+    assert [row.member for row in report.contributions] == ["t0:main", "t0:sharp"]
+
+
+def test_a_selection_that_would_be_refused_trains_and_reads_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selecting, "train_folds", lambda *_, **__: pytest.fail("must not train"))
+
+    def unread(*_: object) -> list[object]:
+        pytest.fail("must not read")
+
+    person = ImportedMember(name="person", folder="", sha256="", cases=4, validation_dice=0.9)
+    with pytest.raises(UserError, match=r"must fit a network, but 50 is below the cheapest \(200\)"):
+        select(run, unread, most=3, budget=50.0, imported=(person,), out_of_fold=True)
+    retrained = replace(run, record=replace(run.record, retrained_from="/first"))
+    with pytest.raises(UserError, match="choose in /first, and retrain again"):
+        select(retrained, unread, most=3, out_of_fold=True)
+    assemble(run, top=2)
+    run.folder.predictions.mkdir()
+    run.folder.results.write_text("[]")
+    with pytest.raises(UserError, match=r"must stay as frozen, .* search into another --out"):
+        select(run, unread, most=3, out_of_fold=True)
+
+
+def test_what_cannot_be_described_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    winners, _ = assemble(run, top=2)
+    for error, says in ((UserError("a file is gone"), "a file is gone"), (MemoryError("all"), "MemoryError: all")):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(selecting, "describe", fail)
+        with caplog.at_level(logging.WARNING, logger="overread"):
+            assert describe_if_possible(run, winners, serial_map) is None
+        assert f"the run goes on: {says}" in caplog.text
 
 
 def test_a_full_disk_is_told_before_anything_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,11 +101,11 @@ def test_the_table_of_members_has_the_correlation_of_errors_beside_the_contribut
 def test_tables() -> None:
     rounds, choices, members = selection_grids(REPORT)
     assert rounds.title == "Greedy selection: done"
-    assert choices.title == "On the validation cases"
+    assert choices.title == "Soft votes on the validation cases"
     assert members.rows[0] == ("t:main", "2", "0.700", "0.020", "-0.080 to –", "0.250")  # noqa: RUF001
     first, second, choices, members = selection_grids(replace(APART, folds=(0, 1)))
     assert (first.title, second.title) == ("Greedy selection for a: first", "Greedy selection for b: second")
-    assert choices.title == "On the cases of 2 folds, out of fold"
+    assert choices.title == "Soft votes on the cases of 2 folds, out of fold"
 
 
 def test_what_winners_bring_is_that_of_their_own_votes(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from overread.cli._session import working
 from overread.errors import UserError
 from overread.records import FusionName
 
-OUT_OF_FOLD_HELP = "With greedy: train the candidates for the other folds too, select on the cases of all folds."
+OUT_OF_FOLD_HELP = (
+    "With greedy: train the candidates for the other folds too, select on the cases of all folds. Networks whose "
+    "attention maps are by a pretrained teacher are left out: it has seen those cases."
+)
 
 
 @click.command()
@@ -60,8 +63,8 @@ def ensemble(
 
     Members are chosen by validation Dice only. The package then reads the validation fold, which its predicted Dice is
     fitted on, and the calibration groups, which alone give the lower bounds. `overread evaluate --out OUT` reads the
-    locked split with it; from then on winners and calibration stay as they are. What each member brings to the ensemble
-    on the validation cases, and how alike the members' errors are, stands in OUT/members.csv.
+    locked split with it; from then on winners and calibration stay as they are. What each member brings to the soft
+    vote on the validation cases, and how alike the members' errors are, stands in OUT/members.csv.
 
     --member adds readings that exist already: masks or probabilities of nnU-Net, MONAI, MIST, TotalSegmentator or a
     person, at any spacing and orientation, for the validation, calibration and locked cases by their names. A case
@@ -72,24 +75,17 @@ def ensemble(
     from overread.pipeline.folders import RunFolder
     from overread.pipeline.winners import read_chosen
 
-    if tagged and members:
-        raise UserError("--tagged and --members exclude each other, but both were given: give one")
     greedy, per_class = select != "rule", select == "greedy-per-class"
-    if greedy and (tagged or members):
-        raise UserError(f"--select {select} excludes --tagged and --members, but both were given: give one")
-    if not greedy and (budget is not None or out_of_fold):
-        option = "--out-of-fold" if out_of_fold else "--budget"
-        raise UserError(f"{option} needs --select greedy, but that was not given: add it")
-    if per_class and fusion != "soft":
-        raise UserError(f"--select {select} needs --fusion soft, which has weights per class, but got {fusion}")
+    _check_options(select, tagged, members, budget, out_of_fold, fusion)
     folder = RunFolder(out.resolve())
     calibrating.check_unchanged(folder, None if no_calibration else coverage)
     chosen = choosing.tagged(folder) if tagged else read_chosen(members) if members else None
     given = _options.named_folders("--member", folders)
     with working(address, cpus, out=out, member=_options.first_relative(given)) as map_cases:
         run, gpus = stages.open_run(folder, map_cases), stages.search_gpus(folder)
+        stages.check_searched(run)
         imported = stages.import_folders(run, given, map_cases) if given else ()
-        votes = None
+        votes = found = None
         if greedy:
             found = selecting.select(
                 run,
@@ -102,9 +98,19 @@ def ensemble(
                 gpus=gpus,
                 imported=imported,
             )
-            votes, imported = selection_report.votes_of(found), selection_report.imported_of(found, imported)
             show(selection_report.selection_grids(found))
-        winners, _ = stages.assemble(run, top=top, chosen=chosen, votes=votes, fusion=fusion, imported=imported)
+            votes, imported = selection_report.votes_of(found), selection_report.imported_of(found, imported)
+        winners, _ = stages.assemble(
+            run,
+            top=top,
+            chosen=chosen,
+            votes=votes,
+            fusion=fusion,
+            imported=imported,
+            folds=len(found.folds) if found else 1,
+        )
+        if found is not None:
+            found.write(folder)
         described = None
         if votes is None and (imported or not no_calibration):
             described = selecting.describe(run, winners, map_cases, gpus=gpus)
@@ -122,3 +128,21 @@ def ensemble(
     for line in calibrating.judgement_lines(judged):
         click.echo(line)
     click.echo(f"package: {folder.ensemble}")
+
+
+def _check_options(
+    select: str, tagged: bool, members: str | None, budget: float | None, out_of_fold: bool, fusion: FusionName
+) -> None:
+    """Raise `UserError` for options that exclude or need each other."""
+    if tagged and members:
+        raise UserError("--tagged and --members exclude each other, but both were given: give one")
+    greedy = select != "rule"
+    if greedy and (tagged or members):
+        raise UserError(f"--select {select} excludes --tagged and --members, but both were given: give one")
+    if not greedy and (budget is not None or out_of_fold):
+        option = "--out-of-fold" if out_of_fold else "--budget"
+        raise UserError(f"{option} needs --select greedy, but that was not given: add it")
+    if greedy and fusion != "soft":
+        raise UserError(
+            f"--select {select} needs --fusion soft, whose votes it selects, but got {fusion}: leave one out"
+        )

@@ -84,7 +84,7 @@ def select_winners(
         raise UserError(f"an ensemble must have at least 1 member, but got k = {k}")
     if margin < 0:
         raise UserError(f"margin must be at least 0, but got {margin}")
-    candidates = _candidates(outcomes)
+    candidates = all_candidates(outcomes)
     if votes:
         named = _by_hand(candidates, tuple(votes), outcomes)
         return tuple(with_vote(_member(c, root), votes[c.choice], votes.values()) for c in named)
@@ -120,7 +120,7 @@ def shortlist(outcomes: Outcomes, limit: int, *, one_fold: bool = True) -> tuple
     Candidates of other folds were trained on its validation cases: they count only without `one_fold`, for those who
     read out of fold. None at all raises `UserError`.
     """
-    candidates = _candidates(outcomes)
+    candidates = all_candidates(outcomes)
     if not candidates:
         raise UserError("an ensemble needs at least one finished trial with weights, but there is none: search longer")
     fold = candidates[0].outcome.config.fold
@@ -135,7 +135,7 @@ def shortlist(outcomes: Outcomes, limit: int, *, one_fold: bool = True) -> tuple
 
 def select_baseline(outcomes: Outcomes, *, root: Path | None = None) -> Member | None:
     """Return the search's plain U-Net (`config.baseline`) as a member, its main variant; None if it has no weights."""
-    plain = [c for c in _candidates(outcomes) if c.outcome.config.baseline and c.score.variant == MAIN]
+    plain = [c for c in all_candidates(outcomes) if c.outcome.config.baseline and c.score.variant == MAIN]
     return _member(plain[0], root) if plain else None
 
 
@@ -144,12 +144,14 @@ def selection_rule(
     margin: float = 0.05,
     chosen: Sequence[Choice] | None = None,
     votes: Mapping[Choice, Vote] | None = None,
+    folds: int = 1,
 ) -> str:
-    """Return the rule in words, for `winners.json` and the report."""
+    """Return the rule in words, for `winners.json` and the report; `folds` are those that gave the votes."""
     if votes:
         given = ", ".join(f"{trial} {variant} ({vote_words(own)})" for (trial, variant), own in votes.items())
         kind = " for each class" if any(isinstance(own, tuple) for own in votes.values()) else ""
-        return f"greedy selection with replacement{kind} on the validation cases, at most {k} members; votes: {given}"
+        where = "on the validation cases" if folds == 1 else f"out of fold on the cases of {folds} folds"
+        return f"greedy selection with replacement{kind} {where}, at most {k} members; votes: {given}"
     if chosen:
         return "chosen by hand: " + ", ".join(f"{trial} {variant}" for trial, variant in chosen)
     return (
@@ -168,7 +170,7 @@ def vote_words(own: Vote) -> str:
     return " / ".join(f"{value:.3g}" for value in own) if isinstance(own, tuple) else f"{own:.3g}"
 
 
-def _candidates(outcomes: Outcomes) -> list[Candidate]:
+def all_candidates(outcomes: Outcomes) -> list[Candidate]:
     """Return all possible members, best first; ties go by name, `main` before others."""
     found = [
         Candidate(outcome, score, folder)

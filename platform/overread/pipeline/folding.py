@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from overread.ensemble.selection import Candidate
+from overread.ensemble.selection import Candidate, Outcomes
+from overread.errors import UserError
 from overread.pipeline.retraining import jobs_for, kept_epoch, retrained_config, train_jobs
 from overread.pipeline.stages import Run
 from overread.records import Prepared, TrialConfig, TrialOutcome
@@ -51,6 +52,47 @@ def train_folds(
         if (outcome := ended.get(f"{trial}-fold{fold}")) is not None:
             found[trial][fold] = (outcome.config, root / outcome.trial_id / str(outcome.weights))
     return found
+
+
+def with_unseen_folds(outcomes: Outcomes, prepared: Prepared) -> Outcomes:
+    """Return the trials that can be trained for every fold; the others are left out in one line.
+
+    A teacher of attention maps that was pretrained for the fold of the search has seen the cases of all other folds.
+    None left raises `UserError`.
+    """
+    seen = [name for name, (outcome, _) in outcomes.items() if _has_seen(outcome, prepared)]
+    if not seen:
+        return outcomes
+    if len(seen) == len(outcomes):
+        raise UserError(
+            "--out-of-fold must have trials that can be trained for every fold, but the pretrained weights of all have "
+            "seen cases of other folds: leave it out"
+        )
+    log.warning(
+        "out of fold: %d trials are left out, since their pretrained weights have seen cases of other folds: %s",
+        len(seen),
+        ", ".join(seen),
+    )
+    return {name: found for name, found in outcomes.items() if name not in seen}
+
+
+def _has_seen(outcome: TrialOutcome, prepared: Prepared) -> bool:
+    import torch
+
+    from overread.architectures.contract import build_segmenter
+    from overread.training.seen import check_unseen
+
+    if outcome.state == "failed":  # no candidate: it may not even be built
+        return False
+    with torch.device("meta"):
+        named = build_segmenter(outcome.config).pretrained()
+    try:
+        for weights in named:
+            for fold in range(len(prepared.splits.folds)):
+                check_unseen(Path(weights.path), prepared, fold)
+    except UserError:
+        return True
+    return False
 
 
 def twin_config(outcome: TrialOutcome, prepared: Prepared, fold: int) -> TrialConfig:

@@ -29,6 +29,8 @@ READING_SHARE = 0.1
 """Share of a budget kept for what follows the search: packaging, calibration, reading the locked split, the report."""
 READING_LEAST_S = 35.0
 SEARCH_LEAST_S = 15.0
+STAGES_TO_COME = 3
+"""After the calibration: describing the members, reading the locked split, the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,8 @@ class Clock:
 
 def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = None) -> RunSummary:
     """Prepare, search, freeze the winners, assemble, read the locked split, report. Must run inside a Ray session."""
+    from overread.pipeline.selecting import describe_if_possible
+
     clock = clock or Clock()
     check_coverage(settings.coverage)
     check_search_settings(settings.search)
@@ -89,9 +93,12 @@ def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = No
     with clock.stage("search"):
         stages.search(run, _search_settings(settings, clock))
     with clock.stage("ensemble"):
-        stages.assemble(run, top=settings.top)
+        winners, _ = stages.assemble(run, top=settings.top)
     with clock.stage("calibrate"):
-        calibrate_if_possible(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
+        judged = calibrate_if_possible(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
+    if judged is not None and _can_describe(settings, clock):
+        with clock.stage("describe"):
+            describe_if_possible(run, winners, map_cases, gpus=settings.search.gpus_per_worker)
     with clock.stage("predict"):
         results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
     with clock.stage("report"):
@@ -151,6 +158,23 @@ def _search_settings(settings: RunSettings, clock: Clock) -> SearchSettings:
             "give more time"
         )
     return replace(settings.search, time_budget_s=left)
+
+
+def _can_describe(settings: RunSettings, clock: Clock) -> bool:
+    """Return whether the budget leaves time to measure what each member brings, before the locked split is read.
+
+    That, the locked split and the report each take about as long as the calibration, whose cases and members they have.
+    """
+    budget = settings.search.time_budget_s
+    if budget is None or budget - clock.elapsed >= STAGES_TO_COME * clock.stages["calibrate"]:
+        return True
+    log.warning(
+        "what each member brings is not measured, since the time budget ends: `overread ensemble --out %s --top %d` "
+        "does it afterwards",
+        settings.out,
+        settings.top,
+    )
+    return False
 
 
 def evaluate_run(out: Path, map_cases: MapCases, *, failure_dice: float = FAILURE_DICE) -> RunSummary:

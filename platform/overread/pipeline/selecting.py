@@ -3,6 +3,7 @@
 The candidates' probabilities lie in a scratch folder of the run, float16 in the native grid, while the selection reads
 them one array at a time; it is deleted afterwards. `selection.json` keeps every round, the choice against the best
 single member, the top k (both within the budget) and all, the contribution of each member and how alike the errors are.
+Choices and contributions are of the soft vote, also where the winners fuse otherwise.
 
 A search validates on one fold, so its candidates are selected on the cases of that fold. Out of fold, a candidate is
 its configuration: it is trained once more for each other fold (`folding`), and every case is read by the training that
@@ -12,7 +13,7 @@ held it out. More cases decide then, at the price of those trainings; the member
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,14 +29,14 @@ from overread.ensemble.candidates import (
 )
 from overread.ensemble.contribution import contributions, error_correlation
 from overread.ensemble.greedy import GreedySettings, Selection, class_weights, select_greedily, select_per_class
-from overread.ensemble.selection import LEAST, Candidate, shortlist
+from overread.ensemble.selection import LEAST, Candidate, Outcomes, all_candidates, shortlist
 from overread.errors import UserError
 from overread.jsonio import fingerprint
 from overread.pipeline.candidate_readings import Candidates, ReadPredictions, lacking_disk, read_candidates
-from overread.pipeline.folding import train_folds
+from overread.pipeline.folding import train_folds, with_unseen_folds
 from overread.pipeline.importing import readings_of
 from overread.pipeline.selection_report import SelectionReport, candidate_name
-from overread.pipeline.stages import Run
+from overread.pipeline.stages import Run, check_searched
 from overread.records import ImportedMember, Prepared, Vote, Winners
 
 CANDIDATES = 12
@@ -55,7 +56,9 @@ def select(
     gpus: float = 0.0,
     imported: Sequence[ImportedMember] = (),
 ) -> SelectionReport:
-    """Select at most `most` members of the best `candidates` and the imported ones; write `selection.json`.
+    """Select at most `most` members of the best `candidates` and the imported ones.
+
+    Nothing is written: the report belongs to winners once these are frozen.
 
     Args:
         run: With a search.
@@ -68,18 +71,26 @@ def select(
         per_class: Select for each foreground class apart, and weight the members per class.
         out_of_fold: Train the candidates with every other fold held out too (once: in `folds/` of the run), and select
             on the cases of all folds, each read by the training that held it out. Else on the fold of the search.
+            Candidates whose pretrained weights have seen the other folds are left out.
         candidates: Variants that are read.
         gpus: Of each reading and training.
         imported: Members of other tools.
 
     Raises:
-        UserError: No candidate, a budget that fits none, or too little disk for the candidates' probabilities.
+        UserError: Winners that have read the locked split, no candidate, a budget that fits no network, or too little
+            disk for the candidates' probabilities.
 
     """
     from overread.search.leaderboard import read_outcomes
 
-    best = shortlist(read_outcomes(run.folder.search), candidates, one_fold=not out_of_fold)
+    _check_open(run)
+    outcomes: Outcomes = read_outcomes(run.folder.search)
+    if out_of_fold:
+        outcomes = with_unseen_folds(outcomes, run.prepared)
+    best = shortlist(outcomes, candidates, one_fold=not out_of_fold)
     found: Candidates = {candidate_name(c.choice): c for c in best} | {member.name: member for member in imported}
+    costs = {name: _cost(name, c, cost) for name, c in found.items()}
+    _check_budget(budget, [costs[candidate_name(c.choice)] for c in best])
     folds = tuple(range(len(run.prepared.splits.folds))) if out_of_fold else (best[0].outcome.config.fold,)
     cases = _cases(run, folds)
     if lacking := lacking_disk(run, cases, len(found)):
@@ -87,7 +98,7 @@ def select(
     trained = train_folds(run, best, folds, gpus=gpus) if out_of_fold else {}
     with read_candidates(run, found, cases, map_cases, gpus, trained) as predictions:
         found = {name: found[name] for name in predictions.members}
-        costs = {name: _cost(name, c, cost) for name, c in found.items()}
+        costs = {name: costs[name] for name in found}
         settings = GreedySettings(least=min(LEAST, most, len(found)), most=most, cost=costs, budget=budget)
         alone = read_alone(predictions)
         chosen = _choose(predictions, settings, run.prepared, per_class=per_class)
@@ -96,7 +107,7 @@ def select(
             f"top {most}": top_k(alone, most, costs, budget),
             "all": dict.fromkeys(found, 1.0),
         }
-        report = SelectionReport(
+        return SelectionReport(
             selection=chosen.selection,
             per_class=chosen.per_class,
             class_weights=chosen.class_weights,
@@ -105,8 +116,23 @@ def select(
             contributions=contributions(predictions, chosen.votes, alone),
             errors=error_correlation(alone),
         )
-    report.write(run.folder)
-    return report
+
+
+def _check_open(run: Run) -> None:
+    """Raise `UserError` before hours of training and reading, where the winners must stay as they are."""
+    check_searched(run)
+    if run.folder.was_read:
+        raise UserError(
+            f"winners of {run.folder.root} must stay as frozen, since the locked split was read with them, but a new "
+            "selection was asked for: search into another --out"
+        )
+
+
+def _check_budget(budget: float | None, networks: Sequence[Mapping[str, float]]) -> None:
+    """Raise `UserError` for a budget below every network: imported members, which cost nothing, do not help then."""
+    cheapest = min(sum(parts.values()) for parts in networks)
+    if budget is not None and budget < cheapest:
+        raise UserError(f"--budget must fit a network, but {budget:g} is below the cheapest ({cheapest:g}): give more")
 
 
 @dataclass(frozen=True)
@@ -142,16 +168,14 @@ def _cases(run: Run, folds: Sequence[int]) -> tuple[str, ...]:
 
 
 def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0.0) -> SelectionReport | None:
-    """Measure what each frozen member brings on the validation cases, and write it as `selection.json`.
+    """Measure what each frozen member brings to the soft vote on the validation cases; write it as `selection.json`.
 
     On the cases that every imported member has read; None, with a warning, where there are none, where the members
     were validated on different folds (each trained on the others' cases) or on none, and on a full disk.
     """
     from overread.search.leaderboard import read_outcomes
 
-    outcomes = read_outcomes(run.folder.search)
-    limit = sum(len(outcome.variants) for outcome, _ in outcomes.values())
-    by_choice = {c.choice: c for c in shortlist(outcomes, limit)} if winners.members else {}
+    by_choice = {c.choice: c for c in all_candidates(read_outcomes(run.folder.search))}
     chosen = {candidate_name((m.trial_id, m.variant)): by_choice.get((m.trial_id, m.variant)) for m in winners.members}
     trained = {name: candidate for name, candidate in chosen.items() if candidate is not None}
     readings = readings_of(winners.imported, run.prepared)
@@ -186,6 +210,20 @@ def describe(run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0
         )
     report.write(run.folder)
     return report
+
+
+def describe_if_possible(
+    run: Run, winners: Winners, map_cases: MapCases, *, gpus: float = 0.0
+) -> SelectionReport | None:
+    """Describe the members, or say why not and return None: a run must not end for want of a table."""
+    why = "what each member brings could not be measured, the run goes on: %s"
+    try:
+        return describe(run, winners, map_cases, gpus=gpus)
+    except UserError as error:
+        log.warning(why, error)
+    except Exception as error:
+        log.warning(why, f"{type(error).__name__}: {error}", exc_info=True)
+    return None
 
 
 def _cost(name: str, candidate: Candidate | ImportedMember, unit: str) -> dict[str, float]:

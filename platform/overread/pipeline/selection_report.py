@@ -1,4 +1,4 @@
-"""`selection.json` and `members.csv`: how members were selected, and what each brings to the ensemble."""
+"""`selection.json` and `members.csv`: how members were selected, and what each brings to their soft vote."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SelectionReport(JsonRecord):
     folds: tuple[int, ...] = (0,)
     """Whose cases were read, each by trainings that held it out."""
     comparison: tuple[ChoiceRow, ...]
-    """On the cases that the choice was made by: flattering to it."""
+    """On the cases that the choice was made by: flattering to it. Soft votes, as the contributions are."""
     contributions: tuple[Contribution, ...]
     errors: ErrorCorrelation
 
@@ -51,7 +51,7 @@ class Brought:
     """What one member brings to the ensemble, on the cases that it was selected by."""
 
     contribution: Summary
-    """Paired: Dice of the ensemble minus that without the member."""
+    """Paired: Dice of the soft vote minus that without the member."""
     error_correlation: float | None
     """Mean correlation (phi) of its errors with those of the other members, by voxel."""
 
@@ -65,7 +65,10 @@ def votes_of(report: SelectionReport) -> dict[Choice, Vote]:
     """Return the votes of the trained members by (trial, variant)."""
     named = {name: name.rpartition(":") for name in report.votes if ":" in name}
     if not named:
-        raise UserError("an ensemble must have a trained member, but only imported ones were selected: search longer")
+        raise UserError(
+            "an ensemble must have a trained member, but only imported ones were selected: give a larger --top or "
+            "--budget, leave the --member out, or select by the rule"
+        )
     return {(trial, variant): report.votes[name] for name, (trial, _, variant) in named.items()}
 
 
@@ -123,7 +126,7 @@ def selection_grids(report: SelectionReport) -> list[Grid]:
     where = "the validation cases" if len(report.folds) == 1 else f"the cases of {len(report.folds)} folds, out of fold"
     return [
         *_rounds(report),
-        Grid(f"On {where}", ("ensemble", "members", "Dice", "95 % interval", "cost"), tuple(choices)),
+        Grid(f"Soft votes on {where}", ("ensemble", "members", "Dice", "95 % interval", "cost"), tuple(choices)),
         _members(report),
     ]
 

@@ -102,21 +102,18 @@ def assemble(
     votes: Mapping[tuple[str, str], Vote] | None = None,
     fusion: FusionName = "soft",
     imported: tuple[ImportedMember, ...] = (),
+    folds: int = 1,
 ) -> tuple[Winners, Manifest]:
     """Freeze the winners and write the ensemble package. Reads validation figures only.
 
-    Members are taken by the rule, or as people name them (`chosen`), or as a greedy selection voted (`votes`);
-    `imported` ones join them.
+    Members are taken by the rule, or as people name them (`chosen`), or as a greedy selection voted (`votes`, on the
+    cases of so many `folds`); `imported` ones join them.
     People's `winner` tags in MLflow change only where people name the members: the rule leaves them alone.
     """
     from overread.search.leaderboard import read_outcomes
     from overread.tracking.winners import tag_members, tag_winners
 
-    if run.record.retrained_from is not None:
-        raise UserError(
-            f"an ensemble must be chosen in a run with a search, but {run.folder.root} retrains winners and has its "
-            "package already: choose in the other run, and retrain again"
-        )
+    check_searched(run)
     outcomes = read_outcomes(run.folder.search)
     winners = freeze_winners(
         run.folder,
@@ -127,6 +124,7 @@ def assemble(
         votes=votes,
         fusion=fusion,
         imported=imported,
+        folds=folds,
     )
     named = [(member.trial_id, member.variant) for member in winners.members]
     with optional("tagging the members"):
@@ -134,6 +132,15 @@ def assemble(
         if chosen:
             tag_winners(run.tracker, named)
     return winners, package(run, winners)
+
+
+def check_searched(run: Run) -> None:
+    """Raise `UserError` for a run of retrained winners: members are chosen where their search is."""
+    if run.record.retrained_from is not None:
+        raise UserError(
+            f"an ensemble must be chosen in a run with a search, but {run.folder.root} retrains winners and has its "
+            f"package already: choose in {run.record.retrained_from}, and retrain again"
+        )
 
 
 def package(run: Run, winners: Winners) -> Manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
+from overread.pipeline.selection_report import brought
 from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Vote, Winners
 
 Outcomes = Mapping[str, tuple[TrialOutcome, Path]]
@@ -24,17 +25,19 @@ def freeze_winners(
     votes: Mapping[tuple[str, str], Vote] | None = None,
     fusion: FusionName = "soft",
     imported: tuple[ImportedMember, ...] = (),
+    folds: int = 1,
 ) -> Winners:
     """Select the members by their validation Dice (or take `chosen`, or `votes`) and write `winners.json`.
 
-    Imported members join them; in a folder without a search they are the ensemble.
+    Imported members join them; in a folder without a search they are the ensemble. `folds` is the number of those whose
+    cases gave the votes.
 
     Winners that differ from frozen ones are refused once the locked split was read with them: the run then has its
     figures, and another choice would be made with these in view.
     """
     alone = bool(imported) and not outcomes
     members = () if alone else select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
-    rule = "imported only" if alone else selection_rule(top, chosen=chosen, votes=votes)
+    rule = "imported only" if alone else selection_rule(top, chosen=chosen, votes=votes, folds=folds)
     winners = Winners(
         rule=rule + _joined(imported),
         members=members,
@@ -48,7 +51,10 @@ def freeze_winners(
 
 
 def freeze(folder: RunFolder, winners: Winners) -> Winners:
-    """Write `winners.json`; other ones than those that read the locked split, or a name twice, raise `UserError`."""
+    """Write `winners.json`; other ones than those that read the locked split, or a name twice, raise `UserError`.
+
+    What `selection.json` and `members.csv` say of other members or votes goes.
+    """
     taken = {member.name for member in winners.members}
     if double := sorted(member.name for member in winners.imported if member.name in taken):
         raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the run: rename it")
@@ -60,6 +66,9 @@ def freeze(folder: RunFolder, winners: Winners) -> Winners:
             "but other ones were chosen: give another --out for the new ensemble"
         )
     winners.save(folder.winners)
+    if not brought(folder, winners):
+        folder.selection.unlink(missing_ok=True)
+        folder.members.unlink(missing_ok=True)
     return winners
 
 
