@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from overread.cluster.job import TrialJob
 from overread.cluster.session import session
 from overread.data.prepare import serial_map
 from overread.ensemble.package import load_package
 from overread.errors import UserError
 from overread.jsonio import read_json
+from overread.pipeline import retraining
 from overread.pipeline.calibrating import calibrate
 from overread.pipeline.folders import RunFolder
-from overread.pipeline.retraining import kept_epoch, retrain, retrained_config
+from overread.pipeline.retraining import kept_epoch, retrain, retrained_config, train_jobs
 from overread.pipeline.stages import Run, assemble, open_run, read_locked
 from overread.records import ALL_FOLDS, Prepared, Winners
 from overread.search.leaderboard import read_outcomes
@@ -41,6 +43,33 @@ def test_a_trial_without_epochs_cannot_be_retrained(two_networks: Run) -> None:
     outcome, _ = read_outcomes(two_networks.folder.search)["t0"]
     with pytest.raises(UserError, match="trial t0 must have epochs"):
         kept_epoch(replace(outcome, epochs=()))
+
+
+def test_a_training_of_another_config_starts_anew(
+    two_networks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, _ = read_outcomes(two_networks.folder.search)["t0"]
+    config = retrained_config(outcome, two_networks.prepared, 1)
+    jobs = [TrialJob(trial_id=name, number=0, folder=str(tmp_path / name), config=config) for name in ("same", "other")]
+    earlier = [jobs[0], replace(jobs[1], config=replace(config, steps=1))]
+    for job in earlier:
+        job.save(job.path / "job.json")
+        (job.path / "checkpoint").mkdir()
+    started: dict[str, bool] = {}
+
+    def train(waiting: list[TrialJob], *_: object, **__: object) -> None:
+        for job in waiting:
+            started[job.trial_id] = (job.path / "checkpoint").exists()
+            replace(outcome, trial_id=job.trial_id, config=job.config).save(job.path / "outcome.json")
+
+    monkeypatch.setattr(retraining, "train_all", train)
+    finished, failed = train_jobs(jobs, two_networks.prepared, tmp_path / "tune")
+    assert started == {"same": True, "other": False}
+    assert (list(finished), failed) == (["same", "other"], {})
+    assert [TrialJob.load(job.path / "job.json") for job in jobs] == jobs
+    started.clear()
+    train_jobs(jobs, two_networks.prepared, tmp_path / "tune")  # both have ended
+    assert started == {}
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ result is a run folder of its own, whose package is calibrated: `overread evalua
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from overread.cluster.job import OUTCOME, TrialJob
+from overread.cluster.job import JOB, OUTCOME, TrialJob
 from overread.cluster.session import available, require_workers, threads_each
 from overread.confidence.conformal import COVERAGE
 from overread.confidence.judgement import Judgement
@@ -153,11 +154,16 @@ def _name(trial: str, seed: int) -> str:
 def train_jobs(
     jobs: Sequence[TrialJob], prepared: Prepared, scratch: Path
 ) -> tuple[dict[str, TrialOutcome], dict[str, str]]:
-    """Run the jobs that have not ended yet; return the finished outcomes by trial id, and why others failed."""
+    """Run the jobs that have not ended yet; return the finished outcomes by trial id, and why others failed.
+
+    A folder that holds a training of another config is emptied first: its checkpoint would be refused.
+    """
     for job in jobs:
-        if (outcome := job.outcome()) and (outcome.state != "finished" or outcome.config != job.config):
+        if (job.path / JOB).is_file() and TrialJob.load(job.path / JOB).config != job.config:
+            shutil.rmtree(job.path)
+        elif (outcome := job.outcome()) and outcome.state != "finished":
             (job.path / OUTCOME).unlink()  # tried again, from its checkpoint if there is one
-        job.save(job.path / "job.json")
+        job.save(job.path / JOB)
     waiting = [job for job in jobs if job.outcome() is None]
     if waiting:
         train_all(waiting, prepared, scratch=scratch)
