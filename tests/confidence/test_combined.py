@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def test_one_score_by_hand() -> None:
     found = fit(scores, [0.4 + 0.4 * (i % 2) for i in range(8)])
     assert found.penalty == 1e-3  # the data have no noise
     (own,) = found.scores
-    assert (own.mean, own.spread, own.lowest, own.gap) == (0.5, 0.5, 0.0, None)
+    assert (own.mean, own.spread, own.lowest, own.highest, own.gap) == (0.5, 0.5, 0.0, 1.0, None)
     assert own.coefficient == pytest.approx(0.2 / 1.001)
     assert found.predict({"c": 0.75}) == pytest.approx(0.6 + 0.1 / 1.001)
     assert found.error < 0.01
@@ -103,6 +105,17 @@ def test_a_gap_not_seen_before_takes_the_lowest_value_and_no_score_at_all_predic
     assert good.gap is None
     assert found.predict(row) == found.predict(row | {"good": good.lowest})
     assert found.predict({"good": None, "other": 1.0}) is None
+
+
+def test_a_gap_not_seen_before_takes_the_highest_value_of_a_score_that_falls_with_the_dice() -> None:
+    # The score runs from 0 to 1.1 and the Dice is 0.9 minus half of it: the worst case fitted on has 0.35.
+    scores: list[dict[str, float | None]] = [{"parts": 0.1 * i, "flat": 0.01 * (i % 2)} for i in range(12)]
+    found = fit(scores, [0.9 - 0.05 * i for i in range(12)], either_sign=["parts"])
+    parts = found.scores[0]
+    assert (parts.name, parts.gap, parts.highest) == ("parts", None, pytest.approx(1.1))
+    assert found.predict({"parts": None, "flat": 0.005}) == pytest.approx(0.35, abs=0.01)
+    earlier = replace(parts, highest=None)  # of a package that does not tell it: as before, the mean
+    assert earlier.part(None) == 0.0 and parts.part(None) == parts.part(1.1)
 
 
 def test_what_says_nothing_is_left_out() -> None:

@@ -175,18 +175,30 @@ def test_size_and_parts_of_the_mask_predict_with_either_sign() -> None:
         flat = {"organ": 0.5, "mean": 0.5}
         row = replace(case.row, pairwise_dice_per_class=flat, relation_confidence_per_class=flat, scores={})
         known_cases.append(
-            measured(replace(case, row=row, dice_per_class={"organ": dice}), organ=10**power, components=parts)
+            measured(
+                replace(case, row=row, dice_per_class={"organ": dice}),
+                organ=10**power,
+                components=parts,
+                foreground=float(rng.uniform(0.9, 1)),  # says nothing, but an empty mask has it
+            )
         )
     regressor = fit_judgement(known_cases, [], LABELS, winners="w").targets["class:organ"].regressor
     assert regressor is not None
     slopes = {own.name: own.coefficient / own.spread for own in regressor.scores}
-    assert slopes == {"volume_ml": pytest.approx(0.2, abs=0.002), "components": pytest.approx(-0.1, abs=0.002)}
-    # a hundred ml in two parts; an empty mask has no logarithm, and is no safer for it
+    assert slopes == {
+        "volume_ml": pytest.approx(0.2, abs=0.002),
+        "components": pytest.approx(-0.1, abs=0.002),
+        "foreground": pytest.approx(0.0, abs=0.05),
+    }
+    # a hundred ml in two parts; an empty mask has no logarithm and no parts, and is no safer for it
     row = measured(cases(2, 1, "n")[0], organ=100.0, components=2).row
     judgement = fit_judgement(known_cases, [], LABELS, winners="w")
     assert judgement.judge(row).predicted_dice_per_class["organ"] == pytest.approx(0.5, abs=0.01)
     nothing = measured(cases(2, 1, "n")[0], organ=0.0, components=0).row
-    assert judgement.judge(nothing).predicted_dice_per_class["organ"] is not None
+    empty = judgement.judge(nothing).predicted_dice_per_class["organ"]
+    assert empty == pytest.approx(0.0, abs=0.03)  # as about 1 ml in three parts, the least and the most seen
+    smallest = measured(cases(2, 1, "n")[0], organ=1.0, components=1).row
+    assert empty is not None and empty < (judgement.judge(smallest).predicted_dice_per_class["organ"] or 0)
 
 
 def test_the_surest_voxel_may_speak_against_a_case() -> None:

@@ -14,8 +14,9 @@ The least of several errors is too low a figure to promise, so the error that is
 group: each part of the groups is predicted by a fit to the others, whose penalty these others alone have chosen.
 
 A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
-costs what the gaps were worth there, never less than nothing; a gap not seen before takes the lowest value seen: what
-is not known does not make a case safer. A case with none of the scores has no prediction.
+costs what the gaps were worth there, never less than nothing; a gap not seen before takes the value seen that predicts
+least (the lowest, or of a score that falls with the Dice the highest): what is not known does not make a case safer. A
+case with none of the scores has no prediction.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Weighted(JsonRecord):
     spread: float
     lowest: float
     """Of the cases fitted on, as are mean and spread (standard deviation)."""
+    highest: float | None = None
+    """As `lowest`; None: fitted by a version that did not tell it."""
     coefficient: float
     """Dice per spread."""
     gap: float | None
@@ -57,8 +60,14 @@ class Weighted(JsonRecord):
         """Return what the score adds to the prediction."""
         if value is None and self.gap is not None:
             return self.gap
-        known = value if value is not None else self.lowest if self.coefficient > 0 else self.mean
+        known = self._worst() if value is None else value
         return self.coefficient * (known - self.mean) / self.spread
+
+    def _worst(self) -> float:
+        """Return the value of the cases fitted on that predicts least."""
+        if self.coefficient >= 0:
+            return self.lowest
+        return self.mean if self.highest is None else self.highest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +105,16 @@ class _Design:
     mean: Floats
     spread: Floats
     lowest: Floats
+    highest: Floats
     gaps: NDArray[np.bool_]
     """Which scores were missing in a case fitted on."""
     both: NDArray[np.bool_]
     """Which scores may have either sign."""
 
     def columns(self, values: Floats) -> Floats:
-        """Return the columns of cases (n, scores), NaN where missing."""
+        """Return the columns of the cases fitted on (n, scores), NaN where missing."""
         missing = np.isnan(values)
-        filled = np.where(missing, np.where(self.gaps, self.mean, self.lowest), values)
+        filled = np.where(missing, self.mean, values)
         standard = (filled - self.mean) / self.spread
         return np.hstack([standard, -standard[:, self.both], -missing[:, self.gaps].astype(np.float64)])
 
@@ -232,6 +242,7 @@ class _Cases:
                 mean=float(design.mean[i]),
                 spread=float(design.spread[i]),
                 lowest=float(design.lowest[i]),
+                highest=float(design.highest[i]),
                 coefficient=float(coefficients[i]),
                 gap=gaps[i],
             )
@@ -241,12 +252,12 @@ class _Cases:
 
 
 def _design(names: tuple[str, ...], values: Floats, either_sign: Collection[str]) -> _Design:
-    mean, lowest = np.zeros(len(names)), np.zeros(len(names))
+    mean, lowest, highest = (np.zeros(len(names)) for _ in range(3))
     spread = np.ones(len(names))
     for i, column in enumerate(values.T):
         known = column[~np.isnan(column)]
         if len(known):  # all of a score may be among the cases left out
-            mean[i], lowest[i] = known.mean(), known.min()
+            mean[i], lowest[i], highest[i] = known.mean(), known.min(), known.max()
             spread[i] = known.std() if known.std() > 1e-12 else 1.0
     gaps = np.asarray(np.isnan(values).any(axis=0))
-    return _Design(mean, spread, lowest, gaps, np.array([name in either_sign for name in names]))
+    return _Design(mean, spread, lowest, highest, gaps, np.array([name in either_sign for name in names]))

@@ -211,9 +211,10 @@ def _scores(row: CaseConfidence, target: str) -> Scores | None:
         volume, components = row.volume_per_class.get(label, 0.0), row.components_per_class.get(label, 0)
     own = {"relation_confidence": relation, "pairwise_dice": pairwise, "foreground": row.foreground}
     if row.volume_unit:
-        # The order of magnitude counts, not the litre. An empty mask has none, and unlike units share no column.
+        # The order of magnitude counts, not the litre, and unlike units share no column. An empty mask has neither size
+        # nor parts: with 0 parts, where fewer are better, it would look safer than any finding.
         own[f"{VOLUME}{row.volume_unit}"] = math.log10(volume) if volume > 0 else None
-        own["components"] = float(components)
+        own["components"] = float(components) if components else None
     return own | dict(row.scores)
 
 
