@@ -1,9 +1,11 @@
 """The failure benchmark on a phantom: members are read once, clean and corrupted, and judged together."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.data.corruptions import conditions
 from overread.data.phantom import PhantomSettings, write_phantom
-from overread.jsonio import read_json
+from overread.data.prepare import MapCases
+from overread.jsonio import fingerprint, read_json
 from overread.reproduction import PAPERS, failure, program
 from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, SEEDS, SINGLE, U_NETMER
+from overread.reproduction.failure_readings import EnsembleItem
 from overread.reproduction.program import ReproductionSettings, reproduce
-from overread.reproduction.results import Cost
+from overread.reproduction.results import CaseMeasures, Cost, Findings, RowResult
 
 MEMBERS = tuple(dict.fromkeys(name for members in ENSEMBLES.values() for name in members))
 
@@ -52,6 +56,36 @@ def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(program, "_cost", lambda *told: untimed)
     yield
+
+
+def test_ensembles_stored_with_other_figures_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, folders, read = SEEDS[:2], ["seed-1", "seed-2"], list[str]()
+    networks = {m: [("config", tmp_path / own / "weights")] for m, own in zip(members, folders, strict=True)}
+    case = CaseMeasures(case="a", group="a", has_foreground=True, values={"class_dice": 0.5})
+    tested = SimpleNamespace(cases=(case,))
+    findings = SimpleNamespace(
+        networks=networks,
+        combined=tmp_path,
+        prepared=SimpleNamespace(content="content", root="prepared"),
+        results=dict.fromkeys(members, tested),
+        trained=lambda _: [],
+    )
+
+    def ensemble() -> RowResult:
+        def read_anew(function: object, items: Sequence[EnsembleItem], title: str) -> list[CaseMeasures]:
+            read.extend(item.case for item in items)
+            return [replace(case, values=case.values | {"volume_ml": 1.0})]
+
+        return failure._ensemble(cast(Findings, findings), FIVE_SEEDS, members, cast(MapCases, read_anew))
+
+    stale = RowResult(row=FIVE_SEEDS, parameters=0, steps=0, seconds=0.0, epochs=(), cases=(case,))
+    earlier = fingerprint({"members": folders, "data": "content"})  # without a version of the figures
+    stale.save(tmp_path / f"5-seeds-{earlier[:12]}.json")
+    assert ensemble().cases[0].values["volume_ml"] == 1.0
+    assert (ensemble(), read) == (ensemble(), ["a"])  # stored
+    monkeypatch.setattr(failure, "FIGURES_VERSION", failure.FIGURES_VERSION + 1)
+    ensemble()
+    assert read == ["a", "a"]
 
 
 @pytest.mark.ray

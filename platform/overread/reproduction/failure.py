@@ -24,7 +24,14 @@ from overread.records import AugmentConfig, OptimiserConfig
 from overread.reproduction.cost import in_new_process
 from overread.reproduction.failure_figures import pictures
 from overread.reproduction.failure_methods import ARCHITECTURES, DROPOUT, ENSEMBLES, MEMORY, RELATION, SEEDS, U_NETMER
-from overread.reproduction.failure_readings import EnsembleItem, MemoryItem, ensemble_memory, read_case, read_together
+from overread.reproduction.failure_readings import (
+    FIGURES_VERSION,
+    EnsembleItem,
+    MemoryItem,
+    ensemble_memory,
+    read_case,
+    read_together,
+)
 from overread.reproduction.failure_tables import exhibits
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
@@ -121,7 +128,8 @@ def _folder(findings: Findings) -> Path:
 def _ensemble(findings: Findings, name: str, members: Sequence[str], map_cases: MapCases) -> RowResult:
     """Return the result of an ensemble, from its file or from the stored readings of its members."""
     folders = {member: findings.networks[member][0][1].parent for member in members}
-    key = fingerprint({"members": [folder.name for folder in folders.values()], "data": findings.prepared.content})
+    names = [folder.name for folder in folders.values()]
+    key = fingerprint({"members": names, "data": findings.prepared.content, "figures": FIGURES_VERSION})
     path = _folder(findings) / f"{name.replace(' ', '-')}-{key[:12]}.json"
     if path.is_file():
         return RowResult.load(path)

@@ -42,6 +42,9 @@ READINGS = "readings"
 EMPTY = "all_empty"
 """1 where no reading has any foreground: agreement then says nothing."""
 COMPONENTS = "components"
+FIGURES_VERSION = 2
+"""Of the figures that `read_together` returns, for the key of stored ensembles: to be raised when one joins, leaves or
+changes its meaning. 2: volume and components."""
 
 
 def at(name: str, condition: str) -> str:
