@@ -20,6 +20,7 @@ from overread.data.prepare import prepare_dataset, serial_map
 from overread.ensemble.package import load_judgement, load_package, write_package
 from overread.errors import UserError
 from overread.jsonio import read_json
+from overread.pipeline import stages
 from overread.pipeline.calibrating import calibrate, calibrate_if_possible, check_unchanged, judgement_lines
 from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.reading import CaseResult, ReadItem
@@ -245,6 +246,51 @@ def test_the_calibration_stays_once_the_locked_split_was_read(run: Run) -> None:
     assert (run.folder.ensemble / "confidence.json").read_bytes() == before
     assert calibrate(run, never, coverage=0.8) == kept
     assert (run.folder.ensemble / "confidence.json").read_bytes() == before
+
+
+def interrupted(function: Any, items: Sequence[ReadItem], title: str = "") -> list[CaseResult]:
+    """Write the mask of the first case and be killed."""
+    mask = Path(items[0].out) / "masks" / f"{items[0].case}.png"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    raise KeyboardInterrupt
+
+
+def test_the_calibration_stays_once_a_reading_of_the_locked_split_was_interrupted(run: Run) -> None:
+    kept = calibrate(run, drawn, coverage=0.8)
+    with pytest.raises(KeyboardInterrupt):
+        read_locked(run, interrupted)
+    before = (run.folder.ensemble / "confidence.json").read_bytes()
+    with pytest.raises(UserError, match=r"must stay at coverage 0\.8"):
+        check_unchanged(run.folder, 0.9)
+    assemble(run, top=2)
+    assert calibrate(run, never, coverage=0.8) == kept
+    assert (run.folder.ensemble / "confidence.json").read_bytes() == before
+    assert len(read_locked(run, drawn)) == 24
+
+
+def test_the_calibration_survives_an_interrupted_packaging(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = calibrate(run, drawn, coverage=0.8)
+    read_locked(run, drawn)
+    package = run.folder.ensemble
+    before = (package / "confidence.json").read_bytes()
+    package.rename(package.with_name("ensemble.replaced"))  # killed between the old folder and the new one
+    with pytest.raises(UserError, match=r"must stay at coverage 0\.8"):
+        check_unchanged(run.folder, 0.9)
+    package.rename(package.with_name("ensemble.replaced"))
+    assemble(run, top=2)
+    assert (package / "confidence.json").read_bytes() == before
+    assert calibrate(run, never, coverage=0.8) == kept
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(stages, "write_bytes", full)
+    with pytest.raises(OSError, match="no space left"):
+        assemble(run, top=2)
+    assert (package / "confidence.json").read_bytes() == before
+    assert load_package(package).judgement == kept
+    assert not [path for path in run.folder.root.iterdir() if path.name.startswith((".partial", "ensemble."))]
 
 
 def test_a_package_that_read_the_locked_split_without_a_calibration_gets_none(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from overread.errors import UserError
-from overread.pipeline.folders import RunFolder, RunRecord, check_free, claim
+from overread.pipeline.folders import RunFolder, RunRecord, check_free, claim, replace_folder, restore_folder
 from overread.records import PrepareSettings
 
 RECORD = RunRecord(
@@ -58,3 +58,24 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path: Path) -> None:
 def test_a_folder_without_a_record_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be a run folder"):
         RunFolder(tmp_path).load()
+
+
+def test_a_folder_is_replaced_whole_or_comes_back(tmp_path: Path) -> None:
+    folder, new, aside = (tmp_path / name for name in ("package", "new", "package.replaced"))
+
+    def written(place: Path, text: str) -> Path:
+        place.mkdir()
+        (place / "text").write_text(text)
+        return place
+
+    replace_folder(folder, written(new, "first"))
+    replace_folder(folder, written(new, "second"))
+    assert (folder / "text").read_text() == "second"
+    with pytest.raises(FileNotFoundError):
+        replace_folder(folder, new)  # there is none
+    folder.rename(aside)  # as if killed halfway
+    restore_folder(folder)
+    written(aside, "stale")  # as if killed before it was deleted
+    restore_folder(folder)
+    assert (folder / "text").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]

@@ -61,6 +61,21 @@ def test_other_winners_are_refused_once_the_locked_split_was_read(
     assert Winners.load(folder.winners) == again
 
 
+def test_other_winners_are_refused_once_a_reading_of_the_locked_split_was_interrupted(
+    tmp_path: Path, prepared: Prepared, outcomes: Outcomes
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    frozen = freeze_winners(folder, prepared, outcomes, top=1)
+    folder.predictions.mkdir()
+    assert not folder.was_looked_at  # nothing is there to be seen
+    (folder.predictions / "masks").mkdir()
+    (folder.predictions / "masks" / "case0.png").touch()
+    assert folder.was_looked_at and not folder.was_read  # results.json comes last
+    with pytest.raises(UserError, match=r"must stay as frozen.*or go on with the frozen ones by `overread evaluate"):
+        freeze_winners(folder, prepared, outcomes, top=1, chosen=(("t0", "main"),))
+    assert freeze_winners(folder, prepared, outcomes, top=1) == Winners.load(folder.winners) == frozen
+
+
 def test_members_by_hand() -> None:
     assert read_chosen("t1, t2:level_3") == (("t1", "main"), ("t2", "level_3"))
     with pytest.raises(UserError, match="trial or trial:variant"):

@@ -2,8 +2,8 @@
 
 Between the frozen winners and the locked split. Readings of the validation fold fit the predicted Dice, readings of the
 calibration groups give the lower bounds; both stay in `calibration/` of the run, the result in `confidence.json` of the
-package. Once the locked split was read the calibration is frozen, as the winners are: another coverage, or none, would
-be chosen with the measured one in view.
+package. Once the locked split was read, to its end or not, the calibration is frozen, as the winners are: another
+coverage, or none, would be chosen with the measured one in view.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from overread.confidence.conformal import COVERAGE, least_groups
 from overread.confidence.judgement import MEAN, Judgement, fit_judgement, refit_bounds
 from overread.data.prepare import MapCases
 from overread.errors import UserError
-from overread.pipeline.folders import RunFolder
+from overread.pipeline.folders import RunFolder, restore_folder
 from overread.pipeline.reading import known_cases
 from overread.pipeline.stages import Run, read_labelled
 from overread.records import Manifest, Winners
@@ -36,7 +36,7 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
     check_unchanged(run.folder, coverage)
-    if run.folder.was_read:
+    if run.folder.was_looked_at:
         frozen = load_judgement(run.folder.ensemble, manifest)
         if frozen is None:
             log.warning("the locked split was read without predicted Dice and lower bounds: the package stays so")
@@ -97,7 +97,10 @@ def check_unchanged(folder: RunFolder, coverage: float | None) -> None:
     """
     from overread.ensemble.package import load_judgement
 
-    if not folder.was_read or not (folder.ensemble / "manifest.json").is_file():
+    if not folder.was_looked_at:
+        return
+    restore_folder(folder.ensemble)
+    if not (folder.ensemble / "manifest.json").is_file():
         return
     frozen = load_judgement(folder.ensemble, Manifest.load(folder.ensemble / "manifest.json"))
     if frozen is None or frozen.coverage == coverage:

@@ -103,8 +103,13 @@ class RunFolder:
 
     @property
     def was_read(self) -> bool:
-        """Whether the locked split was read with frozen winners: the run has its figures and its members stay."""
+        """Whether the locked split was read to its end with frozen winners: the run has its figures."""
         return self.winners.is_file() and self.results.is_file()
+
+    @property
+    def was_looked_at(self) -> bool:
+        """Whether frozen winners read any of the locked split, to its end or not: members and calibration stay."""
+        return self.winners.is_file() and self.predictions.is_dir() and any(self.predictions.iterdir())
 
     def load(self) -> RunRecord:
         """Read `run.json`; a folder without one raises `UserError`."""
@@ -113,6 +118,33 @@ class RunFolder:
                 f"{self.root} must be a run folder with run.json, but it has none: give the --out of a search"
             )
         return RunRecord.load(self.record)
+
+
+def replace_folder(folder: Path, new: Path) -> None:
+    """Put `new`, written whole on the same disk, in the place of `folder`, which is deleted.
+
+    Killed on the way, this leaves the earlier one aside: `restore_folder` brings it back.
+    """
+    restore_folder(folder)
+    if folder.exists():
+        folder.rename(_aside(folder))
+    try:
+        new.rename(folder)
+    finally:
+        restore_folder(folder)
+
+
+def restore_folder(folder: Path) -> None:
+    """Bring back what an interrupted `replace_folder` moved away, or delete it if its successor is in place."""
+    aside = _aside(folder)
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.replaced")
 
 
 def check_free(out: Path, *, resume: bool, overwrite: bool) -> None:

@@ -121,7 +121,7 @@ def select(
 def _check_open(run: Run) -> None:
     """Raise `UserError` before hours of training and reading, where the winners must stay as they are."""
     check_searched(run)
-    if run.folder.was_read:
+    if run.folder.was_looked_at:
         raise UserError(
             f"winners of {run.folder.root} must stay as frozen, since the locked split was read with them, but a new "
             "selection was asked for: search into another --out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.jsonio import read_json, write_bytes, write_json
 from overread.pipeline.choosing import open_tracker
-from overread.pipeline.folders import RunFolder, RunRecord, claim
+from overread.pipeline.folders import RunFolder, RunRecord, claim, replace_folder, restore_folder
 from overread.pipeline.importing import check_frozen, import_members, readings_of
 from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
@@ -146,16 +146,19 @@ def check_searched(run: Run) -> None:
 def package(run: Run, winners: Winners) -> Manifest:
     """Write the ensemble package of frozen winners, in place of an earlier one.
 
-    That of winners that read the locked split keeps the calibration it read it with.
+    That of winners that read of the locked split keeps the calibration it read it with, which is in the new folder
+    before that takes the place of the old one: there is no moment without it.
     """
     from overread.ensemble.package import CONFIDENCE, write_package
 
     members = [*winners.members, *([winners.baseline] if winners.baseline else [])]
+    restore_folder(run.folder.ensemble)
     earlier = run.folder.ensemble / CONFIDENCE
-    kept = earlier.read_bytes() if run.folder.was_read and earlier.is_file() else None
-    with _replacing(run.folder.ensemble):
+    kept = earlier.read_bytes() if run.folder.was_looked_at and earlier.is_file() else None
+    with tempfile.TemporaryDirectory(dir=run.folder.root, prefix=".partial-") as temporary:
+        new = Path(temporary) / run.folder.ensemble.name
         manifest = write_package(
-            run.folder.ensemble,
+            new,
             winners,
             {member.name: run.folder.root / member.weights for member in members},
             run.prepared,
@@ -165,7 +168,8 @@ def package(run: Run, winners: Winners) -> Manifest:
             seed=run.record.seed,
         )
         if kept is not None:
-            write_bytes(earlier, kept)
+            write_bytes(new / CONFIDENCE, kept)
+        replace_folder(run.folder.ensemble, new)
     return manifest
 
 
@@ -192,25 +196,6 @@ def optional(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever a server, a database or a full disk may raise
         log.warning("%s in MLflow failed, the run goes on: %s: %s", what, type(error).__name__, error)
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[None]:
-    """Move a folder (of an interrupted run, or of winners that never read the locked split) out of the way.
-
-    It is deleted when the new one is written, and comes back if that fails.
-    """
-    aside = folder.with_name(f"{folder.name}.replaced")
-    if folder.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
-    try:
-        yield
-    except BaseException:
-        if aside.exists() and not folder.exists():
-            aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_locked(run: Run, map_cases: MapCases, *, gpus: float = 0.0) -> list[CaseResult]:

@@ -32,8 +32,8 @@ def freeze_winners(
     Imported members join them; in a folder without a search they are the ensemble. `folds` is the number of those whose
     cases gave the votes.
 
-    Winners that differ from frozen ones are refused once the locked split was read with them: the run then has its
-    figures, and another choice would be made with these in view.
+    Winners that differ from frozen ones are refused once these began to read the locked split: another choice would be
+    made with what was read in view.
     """
     alone = bool(imported) and not outcomes
     members = () if alone else select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
@@ -51,19 +51,22 @@ def freeze_winners(
 
 
 def freeze(folder: RunFolder, winners: Winners) -> Winners:
-    """Write `winners.json`; other ones than those that read the locked split, or a name twice, raise `UserError`.
+    """Write `winners.json`; what `selection.json` and `members.csv` say of other members or votes goes.
 
-    What `selection.json` and `members.csv` say of other members or votes goes.
+    Raises:
+        UserError: A name is there twice, or other winners began to read the locked split.
+
     """
     taken = {member.name for member in winners.members}
     if double := sorted(member.name for member in winners.imported if member.name in taken):
         raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the run: rename it")
-    if folder.was_read:
+    if folder.was_looked_at:
         if Winners.load(folder.winners).fingerprint() == winners.fingerprint():
             return winners
         raise UserError(
             f"winners of {folder.root} must stay as frozen, since the locked split was read with them, "
-            "but other ones were chosen: give another --out for the new ensemble"
+            f"but other ones were chosen: give another --out for the new ensemble, or go on with the frozen ones by "
+            f"`overread evaluate --out {folder.root}`"
         )
     winners.save(folder.winners)
     if not brought(folder, winners):
