@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,11 +13,24 @@ from torch import Tensor, nn
 
 from overread.architectures import build_segmenter
 from overread.architectures.contract import Segmenter
-from overread.ensemble.features import convolution_layers, mean_sa, record_layers, segmentation_ability, watch_layers
+from overread.confidence.segmentation_ability import binary_map
+from overread.data.images import NativeImage
+from overread.ensemble import features
+from overread.ensemble.features import (
+    case_sa,
+    convolution_layers,
+    mean_sa,
+    record_layers,
+    segmentation_ability,
+    watch_layers,
+)
+from overread.ensemble.reader import MemberReader
 from overread.errors import UserError
-from overread.records import Batch, TrialConfig
+from overread.records import Batch, Member, TrialConfig
 from overread.testing.architectures import toy_batch
+from overread.testing.drawn import DrawnPackage, DrawnSegmenter, drawn_package
 from overread.testing.tiny import TinyOptions, TinySegmenter
+from overread.training.inference import predict_volume
 
 SETTINGS: dict[str, Mapping[str, Any]] = {
     "unet": {"width": 4, "depth": 3},
@@ -147,6 +162,83 @@ def test_mean_sa_needs_its_layers() -> None:
     config = config_of("unetmer", options={**SETTINGS["unetmer"], "scales": [2]})
     with pytest.raises(UserError, match=r"the last 1\.\.1 layers of this network, but got 2"):
         mean_sa(build_segmenter(config).eval(), image_of(1, 16, 16), config)
+
+
+def test_mean_sa_compares_its_layers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, compared = config_of("unet"), list[tuple[int, ...]]()
+
+    def counted(maps: np.ndarray, *others: Any) -> np.ndarray:
+        compared.append(maps.shape)
+        return binary_map(maps, *others)
+
+    monkeypatch.setattr(features, "binary_map", counted)
+    mean_sa(build_segmenter(config).eval(), image_of(1, 16, 16), config)
+    assert compared == [(4, 16, 16), (3, 16, 16)]  # the last of ten units, and the logits of three classes
+
+
+def test_mean_sa_is_of_the_reading_that_votes() -> None:
+    config, image = config_of("unetmer"), image_of(1, 16, 16)
+    segmenter = build_segmenter(config).eval()
+    assert mean_sa(segmenter, image, config, variant=segmenter.variant("scale_1")) == mean_sa(segmenter, image, config)
+    with pytest.raises(UserError, match=r"the last 1\.\.1 layers"):
+        mean_sa(segmenter, image, config, variant=segmenter.variant("scale_2"))
+
+
+class Broken(Known):
+    def logits(self, images: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+
+class KnownPackage(DrawnPackage):
+    """A package of networks by member name."""
+
+    def __init__(self, *weights: float, **networks: Segmenter) -> None:
+        drawn = {name: {"main": np.zeros((2, 1, 4))} for name in networks}
+        given = drawn_package((1, 4), ("background", "organ"), drawn, weights=dict(zip(drawn, weights, strict=True)))
+        super().__init__(given.manifest, drawn)
+        self.networks = networks
+
+    def segmenter(self, member: Member, device: torch.device | str = "cpu") -> Segmenter:
+        return self.networks[member.name]
+
+    def sa(self, values: list[float], *failed: str) -> float | None:
+        """Return the SA of a case whose prepared image is one row."""
+        native = NativeImage(np.ones((1, 1, 4), np.float32), None, None, "uint8", ".png")
+        reader = MemberReader(self, native, "cpu")
+        reader.image = np.array(values, np.float32)[None, None, None]
+        return case_sa(reader, failed)
+
+
+def test_the_sa_of_a_case_is_that_of_the_heaviest_network_that_read_it() -> None:
+    # by hand above: head 0.8 and logits 1; the second network has neither
+    package = KnownPackage(1.0, 2.0, 1.0, a=Known(), b=DrawnSegmenter({}), c=Broken())
+    assert package.sa([4, 4, 0, 3], "b") == pytest.approx(0.9)  # of equal weight the first
+    assert package.sa([4, 4, 0, 3], "a", "b", "c") is None
+    assert KnownPackage(1.0, 2.0, a=DrawnSegmenter({}), b=Known()).sa([4, 4, 0, 3]) == pytest.approx(0.9)
+    of_class = replace(package.manifest.members[0], class_weights=(0.5, 3.0))
+    package.manifest = replace(package.manifest, members=(of_class, *package.manifest.members[1:]))
+    assert package.sa([4, 4, 0, 3]) == pytest.approx(0.9)
+
+
+def test_nothing_segmented_is_nothing_to_agree_with() -> None:
+    package = KnownPackage(1.0, a=Known())
+    # 3.5 is a tie, and so background, but nearer to a foreground of one half than the others in every layer
+    assert package.sa([1, 1, 0, 3.5]) == 0.0
+    assert package.sa([0, 0, 0, 0]) is None
+    config = config_of("tiny", options={}, classes=2, patch_size=(1, 4))
+    assert mean_sa(Known(), np.zeros((1, 1, 1, 4), np.float32), config) == 1.0
+
+
+def test_a_network_without_sa_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    drawn = DrawnSegmenter({"main": np.full((2, 1, 4), 0.5)})
+    for network, passes, why in ((Broken(), 2, "RuntimeError: out of memory"), (drawn, 1, "the last 1..1 layers")):
+        package = KnownPackage(1.0, a=network)
+        with caplog.at_level(logging.WARNING), patch.object(features, "predict_volume", wraps=predict_volume) as reads:
+            assert package.sa([4, 4, 0, 3]) is package.sa([4, 4, 0, 2]) is None
+        assert reads.call_count == passes  # what the network lacks, no other case brings
+        (message,) = (record.getMessage() for record in caplog.records)
+        assert message.startswith("sa_mean of member a is left out: ") and why in message
+        caplog.clear()
 
 
 class Twice(Known):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from overread.data.images import NativeImage, read_image, read_label
+from overread.ensemble.features import mean_sa
 from overread.ensemble.package import load_package, write_package
 from overread.ensemble.predict import CaseReading, read_case, write_confidence_csv, write_reading
+from overread.ensemble.reader import MemberReader
 from overread.errors import UserError
 from overread.records import CaseConfidence
 from overread.testing.drawn import Drawn, DrawnPackage, drawn_package, write_members
@@ -165,7 +167,7 @@ def test_all_empty_is_flagged_with_its_foreground_probability() -> None:
 
 
 def relation_scores(reading: CaseReading) -> dict[str, float | None]:
-    return {name: value for name, value in reading.confidence.scores.items() if name != "entropy"}
+    return {name: value for name, value in reading.confidence.scores.items() if name not in ("sa_mean", "entropy")}
 
 
 def test_entropy_volume_and_parts_by_hand() -> None:
@@ -174,11 +176,11 @@ def test_entropy_volume_and_parts_by_hand() -> None:
     assert reading.mask.tolist() == [[1, 0, 0, 1]]  # voxel 1: 0.475 to 0.475, a tie, which the lower id wins
     sure = -(0.9 * np.log(0.9) + 2 * 0.05 * np.log(0.05))
     row = reading.confidence
-    assert row.scores == {"entropy": pytest.approx(-sure)}
+    assert row.scores == {"sa_mean": None, "entropy": pytest.approx(-sure)}  # drawn networks have no layers
     assert (row.volume_unit, row.volume_per_class) == ("pixels", {"organ": 2.0, "lesion": 0.0})
     assert row.components_per_class == {"organ": 2, "lesion": 0}
     assert row.absent == ("lesion",)
-    assert read(package_of(certain(EMPTY))).confidence.scores == {"entropy": None}
+    assert read(package_of(certain(EMPTY))).confidence.scores == {"sa_mean": None, "entropy": None}
     spaced = replace(grey(), spacing=(0.5, 3.0))
     row = read_case(package_of(certain(FIRST)), spaced, "cpu", case_id="a").confidence
     assert (row.volume_unit, row.volume_per_class) == ("mm2", {"organ": 3.0, "lesion": 1.5})
@@ -287,10 +289,20 @@ def test_real_networks_of_three_families_from_a_package(tmp_path: Path) -> None:
     }
     winners, sources = write_members(tmp_path, prepared, configs)
     write_package(tmp_path / "package", winners, sources, prepared, name="test", versions={})
-    reading = read_case(load_package(tmp_path / "package"), grey((20, 12)), "cpu", case_id="a")
+    package = load_package(tmp_path / "package")
+    reading = read_case(package, grey((20, 12)), "cpu", case_id="a")
     assert (reading.failed, reading.relations.names) == ({}, list(configs))
     np.testing.assert_allclose(reading.probabilities.sum(0), np.ones((20, 12)), rtol=1e-5)
-    assert list(reading.confidence.scores) == ["c_12", "entropy"]
+    scores = reading.confidence.scores
+    assert list(scores) == ["c_12", "sa_mean", "entropy"]
+    member = package.manifest.members[0]  # all weigh the same
+    image = MemberReader(package, grey((20, 12)), "cpu").image
+    assert scores["sa_mean"] == mean_sa(package.segmenter(member), image, member.config)
+    write_confidence_csv(tmp_path / "confidence.csv", [reading.confidence], package.manifest.label_names)
+    (row,) = csv.DictReader((tmp_path / "confidence.csv").open())
+    assert float(row["sa_mean"]) == pytest.approx(scores["sa_mean"], rel=1e-5)
+    without = read_case(package, grey((20, 12)), "cpu", case_id="a", relation_scores=False)
+    assert list(without.confidence.scores) == ["entropy"]
 
 
 def row(case: str, scores: dict[str, float | None]) -> CaseConfidence:

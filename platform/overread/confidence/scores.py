@@ -48,7 +48,7 @@ for _score in (
     Score("c_ij", "B_i and B_j of one U-Netmer", "Dice of the masks read at scales i and j", "U-Netmer"),
     Score(
         "sa_mean",
-        "binary maps of the last two layers and the network's own mask",
+        "binary maps of the last two layers and the network's own mask; of an ensemble those of its heaviest network",
         "mean Dice of what the last layers separate with what the network segmented",
         "ProtoSeg, segmentation ability (baseline of U-Netmer)",
     ),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from overread.architectures.blocks import ConvUnit
 from overread.architectures.contract import Losses, Network, Segmenter
 from overread.confidence.segmentation_ability import LayerDice, binary_map, centred_logits
-from overread.ensemble.reader import Device, class_ids
+from overread.ensemble.reader import Device, MemberReader, class_ids
 from overread.errors import UserError, unknown_name
 from overread.metrics.overlap import Mask
-from overread.records import Batch, Readings, TrialConfig, Variant
+from overread.records import Batch, Member, Readings, TrialConfig, Variant
 from overread.training.inference import predict_volume
 
 INPUT, LOGITS, SEGMENTATION = "input", "logits", "segmentation"
@@ -126,21 +126,9 @@ def segmentation_ability(
         extras: Those of the case; None: they are computed.
 
     """
-    tensor = torch.as_tensor(np.asarray(image), dtype=torch.float32).to(device)
-    with torch.inference_mode():
-        inputs = dict(segmenter.case_inputs(tensor) if extras is None else extras)
-    inputs[_VALID] = _one_channel(np.ones(image.shape[1:], bool) if valid is None else valid, image, "valid")
-    if reference is not None:
-        inputs[_REFERENCE] = _one_channel(reference > 0, image, "reference")
     watched = _Watched(segmenter, layers)
-    predict_volume(watched, image, replace(config, batch_size=1), variant, device, extras=inputs)
-    if watched.left_out:
-        shapes = ", ".join(f"{name} {shape}" for name, shape in watched.left_out.items())
-        logger.warning(
-            "%d layers are left out of the segmentation ability: their maps must be of the whole image, "
-            "(1, channels, *sizes), but are of patches or tokens: %s",
-            *(len(watched.left_out), shapes),
-        )
+    watched.watch(image, config, device, reference=reference, valid=valid, variant=variant, extras=extras)
+    watched.warn()
     return watched.dice.scores()
 
 
@@ -152,6 +140,7 @@ def mean_sa(
     *,
     last: int = LAST,
     valid: Mask | None = None,
+    variant: Variant | None = None,
     extras: Mapping[str, Tensor] | None = None,
 ) -> float:
     """Return the mean SA of the last layers (the last convolution unit and the logits) against the own segmentation.
@@ -159,25 +148,99 @@ def mean_sa(
     It needs no truth: U-Netmer's baseline confidence of a case. An empty segmentation gives 0 unless the maps are
     empty too, so rank such a case by its flag. Arguments as in `segmentation_ability`.
     """
-    scores = segmentation_ability(segmenter, image, config, device, valid=valid, extras=extras)[1:]
-    if not 1 <= last <= len(scores):
-        raise UserError(f"mean SA can be over the last 1..{len(scores)} layers of this network, but got {last}")
-    return sum(score for _, score in scores[-last:]) / last
+    watched = _Watched(segmenter, None, last)
+    watched.watch(image, config, device, valid=valid, variant=variant, extras=extras)
+    watched.warn()
+    return watched.mean()
+
+
+def case_sa(reader: MemberReader, failed: Collection[str]) -> float | None:
+    """Return the mean SA of a case by the network of most weight that read it, read as it votes; ties: the first.
+
+    None, and a warning once per package, where that network has no such layers or fails; None too where it segmented
+    nothing and a layer separates nothing: their Dice of 1 would rank an overlooked finding as safe. It is one more pass
+    of one network, in the prepared grid, which keeps the last two layers of one window or slice alone.
+    """
+    package = reader.package
+    members = [member for member in package.manifest.members if member.name not in failed]
+    if not members:
+        return None
+    member = max(members, key=_weight)
+    if member.name in package.without_sa:
+        return None
+    try:
+        segmenter = package.segmenter(member, reader.device)
+        watched = _Watched(segmenter, None, LAST)
+        variant = segmenter.variant(member.variant)
+        watched.watch(reader.image, member.config, reader.device, variant=variant)
+        score = watched.mean()
+    except Exception as error:  # a score of one member must not take the case from the others
+        package.warn_once("sa_mean of member %s is left out: %s: %s", member.name, type(error).__name__, error)
+        if isinstance(error, UserError):  # of the network, not of the case: no further pass for nothing
+            package.without_sa.add(member.name)
+        return None
+    return None if score > 0 and not watched.found else score
+
+
+def _weight(member: Member) -> float:
+    """Return the weight of a member's vote, of one with weights per class their mean over the foreground."""
+    own = member.class_weights[1:]
+    return sum(own) / len(own) if own else member.weight
 
 
 class _Watched(Segmenter):
     """Reads like another Segmenter, one sample at a time, and compares each layer's binary map with the reference.
 
-    Reference and valid voxels come as extras, so that they are padded and cut into windows with the image.
+    Reference and valid voxels come as extras, so that they are padded and cut into windows with the image. With `last`
+    only so many layers, of which the logits are one, are compared and kept.
     """
 
-    def __init__(self, inner: Segmenter, layers: Sequence[str] | None) -> None:
+    def __init__(self, inner: Segmenter, layers: Sequence[str] | None, last: int | None = None) -> None:
         super().__init__()
-        self.inner, self.layers = inner, layers
+        self.inner, self.layers, self.last = inner, layers, last
         self.needs, self.classes = inner.needs, inner.classes
         self.dice = LayerDice()
         self.left_out: dict[str, tuple[int, ...]] = {}
         """Layers that do not give one map per image, and the shape that they give."""
+        self.found = False
+        """Whether the network segmented anything."""
+
+    def watch(
+        self,
+        image: NDArray[np.floating],
+        config: TrialConfig,
+        device: Device,
+        *,
+        reference: NDArray[Any] | None = None,
+        valid: Mask | None = None,
+        variant: Variant | None = None,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Read a case. Arguments as in `segmentation_ability`."""
+        tensor = torch.as_tensor(np.asarray(image), dtype=torch.float32).to(device)
+        with torch.inference_mode():
+            inputs = dict(self.inner.case_inputs(tensor) if extras is None else extras)
+        inputs[_VALID] = _one_channel(np.ones(image.shape[1:], bool) if valid is None else valid, image, "valid")
+        if reference is not None:
+            inputs[_REFERENCE] = _one_channel(reference > 0, image, "reference")
+        predict_volume(self, image, replace(config, batch_size=1), variant, device, extras=inputs)
+
+    def mean(self) -> float:
+        """Return the mean SA of the last layers; too few raise `UserError`."""
+        scores, last = self.dice.scores(), self.last
+        if last is None or not 1 <= last <= len(scores):
+            raise UserError(f"mean SA can be over the last 1..{len(scores)} layers of this network, but got {last}")
+        return sum(score for _, score in scores[-last:]) / last
+
+    def warn(self) -> None:
+        """Tell of the layers that were left out."""
+        if self.left_out:
+            shapes = ", ".join(f"{name} {shape}" for name, shape in self.left_out.items())
+            logger.warning(
+                "%d layers are left out of the segmentation ability: their maps must be of the whole image, "
+                "(1, channels, *sizes), but are of patches or tokens: %s",
+                *(len(self.left_out), shapes),
+            )
 
     def forward(self, batch: Batch, part: int = 0) -> Losses:
         """Return the losses of the network it reads like."""
@@ -196,16 +259,24 @@ class _Watched(Segmenter):
         valid = _mask(extras.pop(_VALID))
         truth = _mask(extras.pop(_REFERENCE)) if _REFERENCE in extras else None
         own_batch = replace(batch, extras=extras)
-        with record_layers(self.inner, self.layers) as maps:
+        maps: dict[str, Tensor] = {} if self.last is not None else {INPUT: batch.images.cpu()}
+
+        def see(name: str, output: Tensor) -> None:
+            if output.ndim != batch.images.ndim or len(output) != len(batch.images):
+                self.left_out[name] = tuple(output.shape)
+                return
+            maps[name] = output.detach().to("cpu", torch.float32, copy=True)
+            if self.last is not None and len(maps) > max(self.last - 1, 0):  # the logits come last
+                del maps[next(iter(maps))]
+
+        with watch_layers(self.inner, see, self.layers):
             readings = self.inner.read(own_batch, variant=variant, anchors=anchors, generator=generator)
         probabilities = readings.probabilities[0].float().cpu().numpy()
         segmentation = class_ids(probabilities) > 0
         reference = segmentation if truth is None else truth
         logits = torch.from_numpy(centred_logits(probabilities))[None]
-        for name, features in {INPUT: batch.images.cpu(), **maps, LOGITS: logits}.items():
-            if features.ndim != batch.images.ndim or len(features) != len(batch.images):
-                self.left_out[name] = tuple(features.shape)
-                continue
+        self.found |= bool(segmentation[valid].any())
+        for name, features in {**maps, LOGITS: logits}.items():
             found = binary_map(features[0].numpy(), 1 - probabilities[0], valid)
             self.dice.add(name, found, reference, valid)
         if truth is not None:

@@ -7,6 +7,7 @@ that part: its config and weights are those of the smaller network, its variant 
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from overread.records import MAIN, Manifest, Member, Prepared, TrialConfig, Winn
 from overread.training.checkpoint import save_weights
 from overread.training.inference import load_segmenter
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CONFIDENCE = "confidence.json"
 """The `Judgement` of the package's scores, where there were cases to fit it on; written after the package."""
@@ -44,6 +46,9 @@ class Package:
         self._sets: dict[str, Mapping[str, tuple[str, ...]]] = {}
         self.judgement = load_judgement(folder, manifest)
         """None: the package was not calibrated."""
+        self.without_sa: set[str] = set()
+        """Names of members whose networks were found to have no SA score."""
+        self._told: set[str] = set()
 
     def segmenter(self, member: Member, device: torch.device | str = "cpu") -> Segmenter:
         """Return a member's network on `device`, in evaluation mode; variants of one trial share it."""
@@ -65,6 +70,12 @@ class Package:
             with torch.device("meta"):
                 self._sets[key] = build_segmenter(member.config).relation_sets()
         return self._sets[key]
+
+    def warn_once(self, message: str, *arguments: object) -> None:
+        """Log a warning that would come again with every case."""
+        if message % arguments not in self._told:
+            self._told.add(message % arguments)
+            logger.warning(message, *arguments)
 
 
 def write_package(

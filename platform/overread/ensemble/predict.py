@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from overread.confidence.extent import mask_extent
 from overread.confidence.relations import Relations
 from overread.confidence.scores import case_confidence
 from overread.data.images import NativeImage, write_float_map, write_mask
+from overread.ensemble.features import case_sa
 from overread.ensemble.fusion import FUSIONS, Probabilities, SoftVote
 from overread.ensemble.package import Package
 from overread.ensemble.reader import Device, Ids, MemberReader, class_ids
@@ -93,7 +94,8 @@ def read_case(
         case_id: Name of the case in rows and messages.
         truth: Class ids in the native grid, for the Dice of ensemble, members and baseline.
         imported: File or folder of the reading of each imported member that has one; others fail on the case.
-        relation_scores: Also read what the relation sets of the members name, such as the scales for `c_<i><j>`.
+        relation_scores: Also read what the relation sets of the members name, such as the scales for `c_<i><j>`, and
+            the layers of one network for `sa_mean`.
 
     Raises:
         UserError: The image has NaN or does not fit the package, or every member failed.
@@ -125,7 +127,7 @@ def read_case(
     mask = class_ids(fused)
     if truth is not None and (measured := reader.baseline_dice(truth, set(member_dice) | set(failed))):
         member_dice |= measured
-    scores = (reader.relation_scores(failed) if relation_scores else {}) | {"entropy": negative_entropy(mean)}
+    scores = (_network_scores(reader, failed) if relation_scores else {}) | {"entropy": negative_entropy(mean)}
     labels, extent = package.manifest.label_names, mask_extent(mask, relations.classes, native.spacing)
     foreground = min(max(float(1 - mean[0].min()), 0.0), 1.0)  # a mean of float32 may leave 0..1 by a rounding
     return CaseReading(
@@ -138,6 +140,12 @@ def read_case(
         member_dice=member_dice,
         failed=failed,
     )
+
+
+def _network_scores(reader: MemberReader, failed: Collection[str]) -> dict[str, float | None]:
+    """Return the scores that need further passes of the networks; `sa_mean` wherever there are networks."""
+    sa = {"sa_mean": case_sa(reader, failed)} if reader.package.manifest.members else {}
+    return reader.relation_scores(failed) | sa
 
 
 def write_reading(

@@ -12,6 +12,7 @@ SCORE_NAMES = {
     "dice": "true Dice",
     "foreground": "max. foreground",
     "entropy": "minus entropy",
+    "sa_mean": "segmentation ability",
 }
 FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading", "member_failed": "member failed"}
 
