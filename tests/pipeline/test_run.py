@@ -87,6 +87,26 @@ def test_a_resumed_run_that_has_read_the_locked_split_is_only_concluded(
     assert concluded == [folder]
 
 
+def test_a_resumed_run_reads_the_locked_split_with_the_winners_that_began_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replace(settings(time_budget_s=30.0), data=tmp_path, out=tmp_path / "run", cache=tmp_path / "cache")
+    folder = start(first, "set")
+    write_json(folder.winners, {})
+    write_json(folder.predictions / "views" / "a.json", {})  # killed after its first case
+    done: list[str] = []
+    for name in ("search", "assemble"):
+        monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("must not be done again"))
+    monkeypatch.setattr(stages, "prepare", lambda *_: tiny_prepared(tmp_path / "prepared"))
+    monkeypatch.setattr(stages, "read_locked", lambda *_, **__: done.append("read"))
+    monkeypatch.setattr(stages, "conclude", lambda *_: done.append("concluded"))
+    monkeypatch.setattr(stages, "retime", lambda *_: None)
+    for name in ("check_search_settings", "check_unchanged"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    run_all(replace(first, resume=True), serial_map)
+    assert done == ["read", "concluded"]
+
+
 @pytest.mark.parametrize(
     ("budget", "calibrating", "judged", "described"),
     [

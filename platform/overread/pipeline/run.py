@@ -75,21 +75,36 @@ class Clock:
 
 def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = None) -> RunSummary:
     """Prepare, search, freeze the winners, assemble, read the locked split, report. Must run inside a Ray session."""
-    from overread.pipeline.selecting import describe_if_possible
-
     clock = clock or Clock()
     check_coverage(settings.coverage)
     check_search_settings(settings.search)
     check_free(settings.out, resume=settings.resume, overwrite=settings.overwrite)
     with clock.stage("prepare"):
         prepared = stages.prepare(settings.data, settings.prepare, settings.cache, map_cases)
-    if settings.resume and RunFolder(settings.out.resolve()).was_read:
-        check_unchanged(RunFolder(settings.out.resolve()), settings.coverage)
-        return _conclude_again(settings, prepared, map_cases, clock)
-    check_search_settings(settings.search, prepared)
-    _search_settings(settings, clock)  # a budget that cannot do is told before the folder is claimed
-    folder = start(settings, prepared.dataset)
-    run = stages.open_run(folder, map_cases, prepared=prepared)
+    earlier = RunFolder(settings.out.resolve())
+    frozen = settings.resume and earlier.was_looked_at
+    if frozen:
+        check_unchanged(earlier, settings.coverage)
+        if earlier.was_read:
+            return _conclude_again(settings, prepared, map_cases, clock)
+    else:
+        check_search_settings(settings.search, prepared)
+        _search_settings(settings, clock)  # a budget that cannot do is told before the folder is claimed
+    run = stages.open_run(start(settings, prepared.dataset), map_cases, prepared=prepared)
+    if not frozen:  # else an interrupted reading of the locked split is read anew, with the winners that began it
+        _make_package(run, settings, map_cases, clock)
+    with clock.stage("predict"):
+        results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
+    with clock.stage("report"):
+        stages.conclude(run, results, clock.stages)
+    # Once more, so that the seconds of the report itself are told too.
+    return stages.retime(run, clock.stages | {"total": clock.elapsed})
+
+
+def _make_package(run: stages.Run, settings: RunSettings, map_cases: MapCases, clock: Clock) -> None:
+    """Search, freeze the winners, assemble and calibrate."""
+    from overread.pipeline.selecting import describe_if_possible
+
     with clock.stage("search"):
         stages.search(run, _search_settings(settings, clock))
     with clock.stage("ensemble"):
@@ -99,12 +114,6 @@ def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = No
     if judged is not None and _can_describe(settings, clock):
         with clock.stage("describe"):
             describe_if_possible(run, winners, map_cases, gpus=settings.search.gpus_per_worker)
-    with clock.stage("predict"):
-        results = stages.read_locked(run, map_cases, gpus=settings.search.gpus_per_worker)
-    with clock.stage("report"):
-        stages.conclude(run, results, clock.stages)
-    # Once more, so that the seconds of the report itself are told too.
-    return stages.retime(run, clock.stages | {"total": clock.elapsed})
 
 
 def check_search_settings(search: SearchSettings, prepared: Prepared | None = None) -> None:
