@@ -4,6 +4,8 @@ The paper trains 100 epochs by Adam at 1e-4, halved every 20 epochs, without aug
 cross-validation, and gives mean ± sd over folds of the Dice by volume, all structures merged. `small` keeps loss,
 schedule, folds and the 64 pixels of the hippocampus, and makes the rest fit two CPU cores: a quarter of the width, a
 fixed number of steps at a higher rate, and 20 anchors per case instead of 200 (each is a full pass of the network).
+A network of a quarter of the width learns two images at once slowly: on one fold of another split it was 0.012
+below the U-Net after 2,400 steps and 0.004 after 4,800, which all rows therefore have.
 Dropout is read with the paper's 200 passes; its validations, which choose nothing, take 20.
 The paper names one of its "three other methods" of Figure 4; the others here are the mean SA score of U-Netmer (same
 group) and the predictive entropy. Each confidence is correlated with the Dice of the network that it comes from.
@@ -103,7 +105,7 @@ PROTOCOLS: Mapping[Size, Protocol] = {
     "small": Protocol(
         max_side=64,
         width=0.25,
-        steps=1200,
+        steps=4800,
         batch_size=16,
         optimiser=replace(HALVING, learning_rate=2e-3),
         augment=NO_AUGMENTATION,
