@@ -84,15 +84,26 @@ def watch_layers(
 
 
 @contextmanager
-def record_layers(segmenter: Segmenter, layers: Sequence[str] | None = None) -> Iterator[dict[str, Tensor]]:
+def record_layers(
+    segmenter: Segmenter,
+    layers: Sequence[str] | None = None,
+    *,
+    wanted: Callable[[str, Tensor], bool] | None = None,
+    last: int | None = None,
+) -> Iterator[dict[str, Tensor]]:
     """Collect copies (float32, CPU, without gradient) of what the layers give within the context, by name.
 
-    They take the memory of the maps that a training step keeps: read few samples at a time.
+    `wanted(name, output)` says which (None: all), `last` how many of the latest are kept (None: any number). They take
+    the memory of the maps that a training step keeps: read few samples at a time.
     """
     maps: dict[str, Tensor] = {}
 
     def copy(name: str, output: Tensor) -> None:
+        if wanted is not None and not wanted(name, output):
+            return
         maps[name] = output.detach().to("cpu", torch.float32, copy=True)
+        if last is not None and len(maps) > last:
+            del maps[next(iter(maps))]
 
     with watch_layers(segmenter, copy, layers):
         yield maps
@@ -259,24 +270,23 @@ class _Watched(Segmenter):
         valid = _mask(extras.pop(_VALID))
         truth = _mask(extras.pop(_REFERENCE)) if _REFERENCE in extras else None
         own_batch = replace(batch, extras=extras)
-        maps: dict[str, Tensor] = {} if self.last is not None else {INPUT: batch.images.cpu()}
 
-        def see(name: str, output: Tensor) -> None:
-            if output.ndim != batch.images.ndim or len(output) != len(batch.images):
+        def whole(name: str, output: Tensor) -> bool:
+            right = output.ndim == batch.images.ndim and len(output) == len(batch.images)
+            if not right:
                 self.left_out[name] = tuple(output.shape)
-                return
-            maps[name] = output.detach().to("cpu", torch.float32, copy=True)
-            if self.last is not None and len(maps) > max(self.last - 1, 0):  # the logits come last
-                del maps[next(iter(maps))]
+            return right
 
-        with watch_layers(self.inner, see, self.layers):
+        before_logits = None if self.last is None else max(self.last - 1, 0)
+        with record_layers(self.inner, self.layers, wanted=whole, last=before_logits) as maps:
             readings = self.inner.read(own_batch, variant=variant, anchors=anchors, generator=generator)
         probabilities = readings.probabilities[0].float().cpu().numpy()
         segmentation = class_ids(probabilities) > 0
         reference = segmentation if truth is None else truth
         logits = torch.from_numpy(centred_logits(probabilities))[None]
         self.found |= bool(segmentation[valid].any())
-        for name, features in {**maps, LOGITS: logits}.items():
+        first = {} if self.last is not None else {INPUT: batch.images.cpu()}
+        for name, features in {**first, **maps, LOGITS: logits}.items():
             found = binary_map(features[0].numpy(), 1 - probabilities[0], valid)
             self.dice.add(name, found, reference, valid)
         if truth is not None:
