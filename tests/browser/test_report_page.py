@@ -180,6 +180,31 @@ def test_what_a_review_gains_is_what_python_computes(page: Browser) -> None:
     assert len(page.run(ROWS)) == 36
 
 
+def test_the_failures_told_are_those_of_the_order_shown(browser: Browser, tmp_path: Path) -> None:
+    """Ten of forty cases are flagged, half of them failures, of which most have the higher foreground."""
+    data = made_report(40, side=32, steps=4)
+    rows = list(data.cases)
+    for place, at in enumerate(range(0, 40, 4)):
+        empty = replace(rows[at].confidence, flag="all_empty", foreground=0.4 - 0.00001 * place)
+        rows[at] = replace(rows[at], confidence=empty, dice=float(place in (3, 5, 6, 8, 9)), view=None)
+    write_report(tmp_path / "report.html", replace(data, cases=rows))
+    browser.open(tmp_path / "report.html")
+    browser.wait(READY)
+    told = []
+    for score in ("relation_confidence", "pairwise_dice"):
+        choose(browser, "score", score)
+        for share in (10, 15, 25, 50):
+            choose(browser, "share", share)
+            cases = json.loads(exported(browser, "json"))["cases"]
+            caught = sum(case["dice"] < 0.7 for case in cases if case["to_review"])
+            failures = sum(case["dice"] < 0.7 for case in cases)
+            assert f"; {caught} of {failures} failures are caught" in browser.run(
+                "document.getElementById('gain').textContent"
+            )
+            told.append(caught)
+    assert told[:3] == told[4:7] == [3, 4, 5]  # of the first 4, 6 and 10
+
+
 def test_marks_are_kept_and_exported(page: Browser, report: Path) -> None:
     page.press("r")
     page.press("j")

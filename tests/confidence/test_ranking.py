@@ -1,6 +1,6 @@
 import pytest
 
-from overread.confidence.ranking import ranking_score, score_of, worst_first
+from overread.confidence.ranking import ranking_score, review_levels, score_of, worst_first
 from overread.errors import UserError
 from overread.records import CaseConfidence
 
@@ -35,6 +35,18 @@ def test_flagged_first_by_foreground_then_rising_score() -> None:
 def test_order_of_ties_does_not_depend_on_the_input() -> None:
     rows = [row("b", 0.5), row("a", 0.5)]
     assert [r.case for r in worst_first(rows)] == [r.case for r in worst_first(rows[::-1])] == ["a", "b"]
+
+
+def test_rows_that_the_order_cannot_tell_apart_share_a_level() -> None:
+    empty = [row(name, None, "all_empty", foreground=p) for name, p in (("a", 0.1), ("b", 0.4), ("c", 0.1))]
+    assert review_levels([row("d", 0.5), *empty, row("e", 0.5), row("f", 0.2)]) == [3, 1, 0, 1, 3, 2]
+
+
+def test_a_score_that_some_rows_lack_puts_them_first_and_one_that_all_lack_is_an_error() -> None:
+    rows = [row("a", 0.1, other=0.9), CaseConfidence.from_json(row("b", 0.2).to_json() | {"scores": {}})]
+    assert [r.case for r in worst_first(rows, "c_12")] == ["b", "a"]
+    with pytest.raises(UserError, match="unknown score 'c_99'"):
+        worst_first(rows, "c_99")
 
 
 def test_any_score_ranks() -> None:

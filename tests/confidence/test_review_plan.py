@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from overread.confidence.ranking import worst_first
 from overread.confidence.review_plan import review_plan
 from overread.records import CaseConfidence
 
 
-def row(case: str, confidence: float | None, flag: str = "", predicted: float | None = None) -> CaseConfidence:
+def row(
+    case: str, confidence: float | None, flag: str = "", predicted: float | None = None, foreground: float = 0.5
+) -> CaseConfidence:
     return CaseConfidence(
         case=case,
         n_readings=3,
         flag=flag,
-        foreground=0.5,
+        foreground=foreground,
         relation_confidence=confidence,
         pairwise_dice=confidence,
         relation_confidence_per_class={},
@@ -45,6 +48,22 @@ def test_tied_cases_count_in_expectation() -> None:
     assert plan is not None
     assert plan.rest_dice[50] == pytest.approx(0.6)
     assert plan.caught[50] == pytest.approx(0.5)
+
+
+def test_flagged_cases_are_reviewed_in_the_order_shown() -> None:
+    # All masks empty: two overlooked findings of high foreground, two normal cases; then a sure case and a failure.
+    flagged = [
+        row(name, None, "all_empty", foreground=p) for name, p in zip("abcd", (0.1, 0.45, 0.4, 0.2), strict=True)
+    ]
+    rows, dice = [*flagged, row("e", 0.9), row("f", 0.3)], [1.0, 0.0, 0.0, 1.0, 0.9, 0.2]
+    plan = review_plan(rows, dice, "relation_confidence")
+    assert plan is not None
+    shown = [{r.case: d for r, d in zip(rows, dice, strict=True)}[r.case] for r in worst_first(rows)]
+    assert shown == [0.0, 0.0, 1.0, 1.0, 0.2, 0.9]
+    shares = (17, 34, 50, 67, 84, 100)  # 1 to 6 cases
+    assert [plan.reviewed[x] for x in shares] == [1, 2, 3, 4, 5, 6]
+    assert [plan.caught[x] for x in shares] == pytest.approx([1, 2, 2, 2, 3, 3])
+    assert plan.rest_dice[34] == pytest.approx((1 + 1 + 0.2 + 0.9) / 4)
 
 
 def test_only_cases_with_truth_count_where_any_has_it() -> None:

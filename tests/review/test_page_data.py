@@ -59,16 +59,22 @@ def test_columns_follow_the_order_and_what_nobody_has_is_left_out() -> None:
     assert data["classes"] == {
         "organ": {"relation_confidence": [0.1235, None], "pairwise_dice": [0.1235, None], "dice": [0.5, None]}
     }
-    assert data["unsafe"] == [0, 0]
     assert data["plans"]["relation_confidence"]["basis"] == "true"
 
 
-def test_flagged_cases_are_told_and_never_safe() -> None:
+def test_flags_are_told() -> None:
     row = case("a", 0.9)
     flagged = replace(row, confidence=replace(row.confidence, flag="member_failed:unet-1"))
     data = page_data([flagged, row], "relation_confidence", 0.7)
-    assert (data["flags"], data["unsafe"]) == ([["member failed: unet-1"], []], [1, 0])
+    assert data["flags"] == [["member failed: unet-1"], []]
     assert data["plans"]["relation_confidence"] is None  # neither truth nor predicted Dice
+
+
+def test_orders_by_the_other_scores_are_of_their_own_values_not_of_the_rounded_ones() -> None:
+    rows = [case("a", 0.1, c_12=0.50002), case("b", 0.2, c_12=0.50001), case("c", 0.3)]  # no c_12: first
+    data = page_data(rows, "relation_confidence", 0.7)
+    assert data["columns"]["c_12"] == [0.5, 0.5, None]
+    assert data["orders"] == {"pairwise_dice": [0, 1, 2], "c_12": [2, 1, 0]}
 
 
 def test_marks_belong_to_these_readings_of_these_cases() -> None:

@@ -7,7 +7,7 @@ score.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from overread.confidence.scores import never_safe
 from overread.errors import unknown_name
@@ -36,11 +36,28 @@ def ranking_score(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | No
     return None if never_safe(row.flag) else value
 
 
+def _has(row: CaseConfidence, score: str) -> bool:
+    return score in _COLUMNS or score in row.scores
+
+
+def review_levels(rows: Sequence[CaseConfidence], score: str = DEFAULT_SCORE) -> list[int]:
+    """Return the place of each row in review order, 0 the first; rows that the order cannot tell apart share one.
+
+    A further score that a row lacks, as where the member that gives it failed, counts as none.
+    """
+    values = [ranking_score(row, score) if _has(row, score) else None for row in rows]
+    keys = [(0, -row.foreground) if v is None else (1, v) for row, v in zip(rows, values, strict=True)]
+    places = {key: place for place, key in enumerate(sorted(set(keys)))}
+    return [places[key] for key in keys]
+
+
 def worst_first(rows: Iterable[CaseConfidence], score: str = DEFAULT_SCORE) -> list[CaseConfidence]:
-    """Return the rows in review order; ties go by case id, so the order does not depend on that of the input."""
+    """Return the rows in review order; ties go by case id, so the order does not depend on that of the input.
 
-    def key(row: CaseConfidence) -> tuple[int, float, str]:
-        value = ranking_score(row, score)
-        return (0, -row.foreground, row.case) if value is None else (1, value, row.case)
-
-    return sorted(rows, key=key)
+    A score that all rows lack raises `UserError`.
+    """
+    rows = list(rows)
+    if rows and not any(_has(row, score) for row in rows):
+        score_of(rows[0], score)
+    keys = [(level, row.case) for level, row in zip(review_levels(rows, score), rows, strict=True)]
+    return [rows[at] for at in sorted(range(len(rows)), key=keys.__getitem__)]

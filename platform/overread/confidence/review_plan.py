@@ -1,8 +1,9 @@
 """What reviewing the worst x % of the cases by hand gains: the mean Dice of the rest, and the failures that are caught.
 
-Cases are reviewed by rising score, those without one (flagged, undefined) first; tied cases count in expectation over
-their orders (`tied_order`). The figures come from the true Dice where any is known, else from the predicted Dice, and
-the plan says which. A case without a predicted Dice is never safe: it counts as a failure, and not in the mean.
+Cases are reviewed in the order that a person is shown (`ranking`); those that it cannot tell apart count in
+expectation over their orders (`tied_order`). The figures come from the true Dice where any is known, else from the
+predicted Dice, and the plan says which. A case without a predicted Dice is never safe: it counts as a failure, and not
+in the mean.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from overread.confidence.failure_detection import FAILURE_DICE
-from overread.confidence.ranking import ranking_score
+from overread.confidence.ranking import review_levels
 from overread.confidence.tied_order import TiedOrder
-from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.records import CaseConfidence
 
@@ -61,7 +61,7 @@ def review_plan(
 def _plan(
     basis: str, rows: Sequence[CaseConfidence], dice: Sequence[float | None], score: str, failure_dice: float
 ) -> ReviewPlan:
-    order = TiedOrder([_score(row, score) for row in rows])
+    order = TiedOrder([float(level) for level in review_levels(rows, score)])
     has = np.array([value is not None for value in dice], dtype=np.float64)
     values = np.array([0.0 if value is None else value for value in dice])
     failed = np.array([value is None or value < failure_dice for value in dice], dtype=np.float64)
@@ -81,10 +81,3 @@ def _plan(
         rest_dice=(*rest, *[None] * beyond),
         caught=(*caught, *[float(failed.sum())] * beyond),
     )
-
-
-def _score(row: CaseConfidence, score: str) -> float | None:
-    try:
-        return ranking_score(row, score)
-    except UserError:  # a further score that this row lacks
-        return None

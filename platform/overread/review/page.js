@@ -21,15 +21,9 @@
   const first = ["relation_confidence", "pairwise_dice", "predicted_dice", "dice_lower_bound", "dice"].filter(name => columns[name]);
   let rank = [], shown = [];
 
-  // The review order of Python's `worst_first`: never safe or without the score first, by falling foreground.
-  const rankBy = name => {
-    const values = columns[name] || new Array(total).fill(null), last = i => data.unsafe[i] || values[i] === null ? 0 : 1;
-    const all = [...data.case.keys()];
-    if (name !== data.score) all.sort((a, b) => last(a) - last(b)
-      || (last(a) ? values[a] - values[b] : columns.foreground[b] - columns.foreground[a])
-      || (data.case[a] < data.case[b] ? -1 : 1));
+  const rankBy = name => { // the cases stand in the order of data.score
     rank = new Array(total);
-    all.forEach((i, place) => { rank[i] = place; });
+    (data.orders[name] || [...data.case.keys()]).forEach((i, place) => { rank[i] = place; });
   };
   const inPlan = i => rank[i] < Math.floor(total * state.share / 100);
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from overread.confidence.ranking import ranking_score
+from overread.confidence.ranking import ranking_score, worst_first
 from overread.confidence.review_plan import ReviewPlan, review_plan
-from overread.confidence.scores import SCORES, never_safe
+from overread.confidence.scores import SCORES
+from overread.records import CaseConfidence
 from overread.review.views import CaseView, Sampled
 from overread.review.words import flag_words, score_name
 
@@ -58,10 +59,10 @@ def page_data(ranked: Sequence[CaseRow], score: str, failure_dice: float) -> dic
         "key": hashlib.sha256(json.dumps([ids, columns], sort_keys=True).encode()).hexdigest()[:16],
         "score": score,
         "scores": names,
+        "orders": _orders(rows, [name for name in names if name != score]),
         "names": {name: score_name(name) for name in columns},
         "case": ids,
         "flags": [flag_words(row.flag) for row in rows],
-        "unsafe": [int(never_safe(row.flag)) for row in rows],
         "readings": [row.n_readings for row in rows],
         "columns": {name: rounded(values) for name, values in columns.items() if any(v is not None for v in values)},
         "classes": _classes(ranked),
@@ -81,6 +82,12 @@ def ranking_scores(ranked: Sequence[CaseRow], score: str) -> list[str]:
         if any((name in RANKING or name in row.scores) and ranking_score(row, name) is not None for row in rows)
     ]
     return list(dict.fromkeys([score, *having]))
+
+
+def _orders(rows: Sequence[CaseConfidence], names: Sequence[str]) -> dict[str, list[int]]:
+    """Return by score the cases in its review order, as places in the columns, whose values are rounded."""
+    place = {row.case: at for at, row in enumerate(rows)}
+    return {name: [place[row.case] for row in worst_first(rows, name)] for name in names}
 
 
 def rounded(values: Sequence[float | None]) -> list[float | None]:
