@@ -83,6 +83,29 @@ def test_channels_of_a_nifti_are_probabilities(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, maps(IDS), atol=1e-6)
 
 
+def test_a_single_map_is_the_probability_of_the_one_foreground_class(tmp_path: Path) -> None:
+    inside = np.where(IDS == 1, 0.75, 0.25).astype(np.float32)
+    path = nifti(tmp_path / "a.nii.gz", inside)
+    found = read_reading(path, GRID, ("background", "lesion"), (0, 1))
+    np.testing.assert_allclose(found, np.stack([1 - inside, inside]), atol=1e-6)
+    # one slice lower: what the map does not cover is background
+    lower = AFFINE.copy()
+    lower[2, 3] = -2.0
+    found = read_reading(nifti(tmp_path / "b.nii.gz", inside[..., None], lower), GRID, ("background", "lesion"), (0, 1))
+    np.testing.assert_allclose(found[1, ..., 0], inside[..., 1], atol=1e-6)
+    assert found[0, ..., 1].tolist() == np.ones((2, 3)).tolist()
+    sure = nifti(tmp_path / "c.nii.gz", (IDS == 1).astype(np.float32))  # 0 and 1 alone are a mask
+    assert set(np.unique(read_reading(sure, GRID, ("background", "lesion"), (0, 1)))) == {0.0, 1.0}
+
+
+def test_a_single_map_of_several_classes_or_beyond_1_is_refused(tmp_path: Path) -> None:
+    inside = np.where(IDS == 1, 0.75, 0.25).astype(np.float32)
+    with pytest.raises(UserError, match=r"a\.nii\.gz: a single map .* but there are 2: write the probabilities of all"):
+        read(nifti(tmp_path / "a.nii.gz", inside))
+    with pytest.raises(UserError, match="label values must be whole numbers"):
+        read_reading(nifti(tmp_path / "b.nii.gz", 4 * inside + 0.5), GRID, ("background", "lesion"), (0, 1))
+
+
 def test_one_mask_per_class_as_totalsegmentator_writes(tmp_path: Path) -> None:
     nifti(tmp_path / "a" / "liver.nii.gz", (IDS == 1).astype(np.uint8))
     nifti(tmp_path / "a" / "spleen.nii.gz", np.ones_like(IDS))

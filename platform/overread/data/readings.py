@@ -8,8 +8,9 @@
 | TotalSegmentator | `NAME/<label>.nii.gz`, one mask per class, named as the data set's labels; or its `--ml` file |
 | overread | `masks/NAME.*` of a prediction folder |
 
-A NIfTI file with as many channels as there are classes holds probabilities. A mask holds the label values of the data
-set; with one foreground class 1 and 255 mean it, too.
+A NIfTI file with as many channels as there are classes holds probabilities; with one foreground class one map of
+numbers between 0 and 1 is its probability (MONAI after a sigmoid), and the background's is the rest. A mask holds the
+label values of the data set; with one foreground class 1 and 255 mean it, too.
 """
 
 from __future__ import annotations
@@ -75,7 +76,14 @@ def read_reading(
                 f"a NIfTI file must hold a mask or probabilities of {len(label_names)} classes, but has "
                 f"{header.channels} channels: give one of the two"
             )
-        return _certain(resample_ids(_ids(path, label_values), _grid(header), target), len(label_names))
+        try:
+            ids = _ids(path, label_values)
+        except UserError:
+            maps = None if header.affine is None else _foreground(path, len(label_names))
+            if maps is None:
+                raise
+            return resample_probabilities(maps, _grid(header), target)
+        return _certain(resample_ids(ids, _grid(header), target), len(label_names))
     except UserError as error:
         raise UserError(*(text if str(path) in text else f"{path}: {text}" for text in error.problems)) from None
 
@@ -131,6 +139,20 @@ def _ids(path: Path, label_values: Sequence[int]) -> NDArray[np.uint8]:
         if other in ({1}, {255}):  # one class: tools write it as 1, pictures as 255
             return (values > 0).astype(np.uint8)
     return to_class_ids(values, label_values)
+
+
+def _foreground(path: Path, classes: int) -> NDArray[np.float32] | None:
+    """Return the probabilities (2, *S) of a file that holds that of the foreground; None for any other numbers."""
+    found = read_image([path]).array
+    if (found == np.rint(found)).all() or not ((found >= -_SUM) & (found <= 1 + _SUM)).all():
+        return None
+    if classes != 2:
+        raise UserError(
+            f"a single map of probabilities must be of one foreground class, but there are {classes - 1}: write the "
+            "probabilities of all classes as channels, the background first, or a mask"
+        )
+    inside = np.clip(found, 0, 1)
+    return np.concatenate([1 - inside, inside])
 
 
 def _by_class(folder: Path, target: Grid, label_names: Sequence[str]) -> NDArray[np.uint8]:
