@@ -100,6 +100,14 @@ def test_greedy_selection_takes_a_person_as_any_candidate(two_networks: Run, per
     assert chosen.weight == report.selection.votes["person"] / max(votes_of(report).values())
 
 
+def test_the_name_of_a_network_is_refused_before_anything_is_read(two_networks: Run, person: Path) -> None:
+    def never(*_: object) -> list[object]:
+        raise AssertionError("a reading was checked")
+
+    with pytest.raises(UserError, match="name of its own, but unet-t1 is a network of the run"):
+        import_folders(two_networks, {"person": person, "unet-t1": person}, never)
+
+
 def test_other_labels_and_shapes_are_one_line_a_member(two_networks: Run, person: Path, tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(person / "n03.png")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(person / "n04.png")

@@ -47,6 +47,13 @@ class Candidate:
         """Its trial and variant."""
         return self.outcome.trial_id, self.score.variant
 
+    @property
+    def name(self) -> str:
+        """Its name as a member: part of file names and of entries of the flag column."""
+        trial, family = self.outcome.trial_id, self.outcome.config.architecture
+        name = trial if family in trial else f"{family}-{trial}"
+        return re.sub(r"[^A-Za-z0-9_.-]+", "_", name if self.score.variant == MAIN else f"{name}-{self.score.variant}")
+
     def reads_like(self, other: Candidate) -> bool:
         """Whether both are the same reading of one trial, such as `main` and `scale_1`: a second vote for nothing."""
         return (
@@ -219,12 +226,9 @@ def _by_hand(candidates: Sequence[Candidate], chosen: Sequence[Choice], outcomes
 
 def _member(candidate: Candidate, root: Path | None, weight: float = 1.0) -> Member:
     outcome, score = candidate.outcome, candidate.score
-    family = outcome.config.architecture
-    name = outcome.trial_id if family in outcome.trial_id else f"{family}-{outcome.trial_id}"
     weights = candidate.weights
     return Member(
-        # Names become file names and entries of the flag column.
-        name=re.sub(r"[^A-Za-z0-9_.-]+", "_", name if score.variant == MAIN else f"{name}-{score.variant}"),
+        name=candidate.name,
         trial_id=outcome.trial_id,
         architecture=outcome.config.architecture,
         variant=score.variant,

@@ -105,6 +105,12 @@ def import_members(
     return tuple(members)
 
 
+def check_names(imported: Iterable[str], networks: Iterable[str], place: str) -> None:
+    """Raise `UserError` for an imported member that has the name of a network of a run or package (`place`)."""
+    if double := sorted(set(imported) & set(networks)):
+        raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the {place}: rename it")
+
+
 def check_frozen(members: Iterable[ImportedMember], prepared: Prepared) -> None:
     """Raise `UserError` for a member whose readings are no longer those that were frozen."""
     cases = [case.id for case in prepared.cases]
@@ -145,9 +151,7 @@ def import_readings(
             f"member {', '.join(lacking)} of the package must have a folder with its readings of these images, but "
             f"none was given: add --member {lacking[0]}=FOLDER"
         )
-    taken = {member.name for member in manifest.members}
-    if double := sorted(taken & set(folders)):
-        raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the package: rename it")
+    check_names(folders, (member.name for member in manifest.members), "package")
     found, problems = {}, list[str]()
     for name, folder in folders.items():
         found[name] = find_readings(folder, images, manifest.label_names)

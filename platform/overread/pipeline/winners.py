@@ -9,6 +9,7 @@ from pathlib import Path
 from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
+from overread.pipeline.importing import check_names
 from overread.pipeline.selection_report import brought
 from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Vote, Winners
 
@@ -57,9 +58,7 @@ def freeze(folder: RunFolder, winners: Winners) -> Winners:
         UserError: A name is there twice, or other winners began to read the locked split.
 
     """
-    taken = {member.name for member in winners.members}
-    if double := sorted(member.name for member in winners.imported if member.name in taken):
-        raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the run: rename it")
+    check_names((member.name for member in winners.imported), (member.name for member in winners.members), "run")
     if folder.was_looked_at:
         if Winners.load(folder.winners).fingerprint() == winners.fingerprint():
             return winners
