@@ -71,7 +71,9 @@ def test_a_trial_measures_itself_once(tiny: None, tmp_path: Path, caplog: pytest
         job = job_of(tmp_path, trial_id)
         torch.manual_seed(seed)
         save_weights(job.path / "weights.safetensors", build_segmenter(tiny_config()))
+        torch.set_num_threads(2)
         measure_contribution(job, prepared, outcome(trial_id))
+        assert torch.get_num_threads() == job.threads == 1
         value(job, outcome(trial_id))
     first, second = (Gain.load(tmp_path / "trials" / t / GAIN) for t in "ab")
     assert first.members == () and second.members == ("a",)

@@ -22,7 +22,8 @@ def current_members(search: Path) -> tuple[str, ...]:
 def measure_contribution(job: TrialJob, prepared: Prepared, outcome: TrialOutcome) -> None:
     """Write the trial's validation readings and its gain, unless they are there; what fails is told in the log.
 
-    A trial without a gain counts as failed for the study; its weights and Dice stay.
+    A trial without a gain counts as failed for the study; its weights and Dice stay. It is measured on the threads of
+    one worker: the process of a trial with a group of workers has none of its own, and theirs have ended.
     """
     if not job.by_gain or outcome.state != "finished" or (job.path / GAIN).is_file():
         return
@@ -30,6 +31,7 @@ def measure_contribution(job: TrialJob, prepared: Prepared, outcome: TrialOutcom
 
     from overread.ensemble.gain import gain_of, keep_readings
 
+    torch.set_num_threads(job.threads)
     try:
         assert outcome.weights is not None  # noqa: S101  (a finished trial has them)
         trials = job.path.parent
