@@ -91,6 +91,18 @@ def test_gaps_seen_cost_what_they_were_worth() -> None:
     assert found.predict({"c": 0.55}) == pytest.approx(0.8, abs=0.01)
 
 
+def test_a_rare_gap_costs_what_it_was_worth_whatever_the_penalty() -> None:
+    # Sixty cases whose Dice is the anchor; the other score says nothing, so that its penalty is high, and lacks in two.
+    rng = np.random.default_rng(0)
+    dice = [0.5 + 0.4 * i / 59 for i in range(60)]
+    scores: list[dict[str, float | None]] = [{"anchor": d, "noise": float(rng.normal())} for d in dice]
+    for i in (20, 41):
+        scores[i]["noise"], dice[i] = None, dice[i] - 0.4
+    found = fit(scores, dice, anchor="anchor")
+    assert found.penalty >= 1
+    assert found.scores[1].gap == pytest.approx(-0.4, abs=0.02)
+
+
 def test_gaps_of_good_cases_do_not_make_a_case_safer() -> None:
     scores: list[dict[str, float | None]] = [{"c": None if i % 3 == 0 else 0.5 + 0.1 * (i % 2)} for i in range(12)]
     (own,) = fit(scores, [1.0 if i % 3 == 0 else 0.5 for i in range(12)]).scores

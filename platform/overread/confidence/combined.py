@@ -14,7 +14,8 @@ The least of several errors is too low a figure to promise, so the error that is
 group: each part of the groups is predicted by a fit to the others, whose penalty these others alone have chosen.
 
 A score may be missing (None). Where that happened in the cases fitted on, a missing score stands for their mean and
-costs what the gaps were worth there, never less than nothing; a gap not seen before takes the value seen that predicts
+costs what the gaps were worth there, never less than nothing and, as any level, without the penalty, which would make
+rare gaps cheap; a gap not seen before takes the value seen that predicts
 least (the lowest, or of a score that falls with the Dice the highest): what is not known does not make a case safer. A
 case with none of the scores has no prediction.
 """
@@ -33,6 +34,8 @@ from overread.metrics.summary import group_places, standard_error
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Per case: of the squared coefficients, where all scores have spread 1."""
+GAP_PENALTY = 1e-6
+"""Divides the cost of gaps that are always seen together evenly among their scores; too small to make any cheaper."""
 LEAST_GROUPS = 5
 PARTS = 10
 """At most so many parts of the groups are left out in turn."""
@@ -228,6 +231,8 @@ class _Cases:
         ridge = np.sqrt(penalty * len(truth)) * np.eye(columns.shape[1])
         if self.anchor is not None:
             ridge[self.names.index(self.anchor)] = 0.0
+        gap_columns = np.arange(columns.shape[1] - int(design.gaps.sum()), columns.shape[1])
+        ridge[gap_columns, gap_columns] = np.sqrt(GAP_PENALTY * len(truth))
         system = np.vstack([columns - centre, ridge])
         solution, _ = nnls(system, np.concatenate([truth - truth.mean(), np.zeros(len(ridge))]))
         count, twice = len(self.names), int(design.both.sum())
