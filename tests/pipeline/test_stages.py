@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from overread.data.prepare import serial_map
 from overread.errors import UserError
 from overread.pipeline import stages
 from overread.pipeline.folders import RunFolder, RunRecord
 from overread.pipeline.locked_uses import earlier_uses
-from overread.pipeline.stages import Run, assemble, read_locked
+from overread.pipeline.stages import Run, assemble, open_run, read_locked
 from overread.records import Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
 from overread.testing.tiny import tiny_prepared
 from overread.tracking import winners as tracked
@@ -92,6 +93,17 @@ def test_the_old_package_comes_back_when_the_new_one_fails(run: Run) -> None:
         _assemble_of_other_data(run)
     assert Manifest.load(run.folder.ensemble / "manifest.json") == old
     assert not stale.exists()
+
+
+def test_a_package_that_a_killed_packaging_moved_aside_is_found_by_any_stage(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "open_tracker", lambda _: run.tracker)
+    run.record.save(run.folder.record)
+    _, manifest = assemble(run, top=1)
+    run.folder.ensemble.rename(run.folder.ensemble.with_name("ensemble.replaced"))
+    open_run(run.folder, serial_map, prepared=run.prepared)
+    assert Manifest.load(run.folder.ensemble / "manifest.json") == manifest
 
 
 def _assemble_of_other_data(run: Run) -> None:

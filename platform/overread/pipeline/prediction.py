@@ -22,7 +22,7 @@ from overread.ensemble.evaluate import EvaluationTable, evaluate_instances, eval
 from overread.ensemble.package import CONFIDENCE, load_judgement, load_package
 from overread.errors import UserError
 from overread.metrics.overlap import Ids
-from overread.pipeline.folders import RunFolder
+from overread.pipeline.folders import RunFolder, restore_folder
 from overread.pipeline.importing import import_readings
 from overread.pipeline.page import write_page
 from overread.pipeline.reading import CaseResult, ReadItem, with_guests
@@ -288,6 +288,7 @@ def rewrite_report(folder: Path, limits: PictureLimits | None = None, failure_di
     write = partial(write_page, limits=limits, failure_dice=failure_dice)
     run = RunFolder(folder)
     if run.results.is_file():
+        restore_folder(run.ensemble)
         manifest = Manifest.load(run.ensemble / "manifest.json")
         results, summary = load_results(run.predictions), RunSummary.load(run.summary)
         judgement = load_judgement(run.ensemble, manifest)

@@ -22,7 +22,7 @@ from overread.errors import UserError
 from overread.jsonio import read_json, write_bytes, write_json
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord, claim, replace_folder, restore_folder
-from overread.pipeline.importing import check_frozen, import_members, readings_of
+from overread.pipeline.importing import check_frozen, check_names, import_members, readings_of
 from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
 from overread.pipeline.selection_report import brought
@@ -79,8 +79,12 @@ def begin(
 
 
 def open_run(folder: RunFolder, map_cases: MapCases, *, prepared: Prepared | None = None) -> Run:
-    """Open a run folder for any stage; the prepared arrays are made again if the cache has lost them."""
+    """Open a run folder for any stage; the prepared arrays are made again if the cache has lost them.
+
+    A package that a killed packaging moved aside comes back.
+    """
     record = folder.load()
+    restore_folder(folder.ensemble)
     prepared = prepared or prepare(Path(record.data), record.prepare, Path(record.cache), map_cases)
     return Run(folder=folder, record=record, prepared=prepared, tracker=open_tracker(folder))
 
@@ -176,12 +180,14 @@ def package(run: Run, winners: Winners) -> Manifest:
 def import_folders(run: Run, folders: Mapping[str, Path], map_cases: MapCases) -> tuple[ImportedMember, ...]:
     """Check the readings of other tools and measure them on the validation cases of the run's best trial.
 
-    Without a search these are the cases of the first fold.
+    Without a search these are the cases of the first fold. A name of any network of the search is refused: which of
+    them become members is known only after hours of reading.
     """
-    from overread.ensemble.selection import shortlist
+    from overread.ensemble.selection import all_candidates, shortlist
     from overread.search.leaderboard import read_outcomes
 
     outcomes = read_outcomes(run.folder.search)
+    check_names(folders, (candidate.name for candidate in all_candidates(outcomes)), "run")
     fold = shortlist(outcomes, 1)[0].outcome.config.fold if outcomes else 0
     files = image_files(read_dataset(Path(run.record.data)))
     return import_members(run.prepared, files, folders, map_cases, fold=fold)
