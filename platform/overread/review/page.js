@@ -80,6 +80,10 @@
     line.addEventListener("click", event => { if (event.target !== box) open(i); });
     return line;
   };
+  const paper = () => { // how much of the list is on paper, where the filter's own line is not
+    const to = Math.min(shown.length, PRINTED), left = shown.length === total ? counted(total) : `${counted(shown.length)} that the filter leaves of ${counted(total)}`;
+    return !state.printing || to === total ? "" : ": " + (to < shown.length ? `the first ${counted(to)} of ` : "") + left;
+  };
   const draw = () => {
     const active = document.activeElement?.closest?.("#rows tr")?.dataset.case, kind = document.activeElement?.type;
     const pages = Math.max(1, Math.ceil(shown.length / PAGE));
@@ -90,6 +94,7 @@
     get("page").textContent = `page ${state.page + 1} of ${pages}`;
     get("back").disabled = state.page === 0;
     get("on").disabled = state.page === pages - 1;
+    get("printed").textContent = paper();
     get("shown").textContent = `${counted(shown.length)} of ${counted(total)} shown`;
   };
 
@@ -140,6 +145,7 @@
 
   // Colours of Okabe and Ito; layers differ by their dashes, too.
   const LINES = [[], [9, 5], [2, 4]];
+  const dashes = n => LINES[n] || [8, 3, ...new Array(n - LINES.length + 1).fill([2, 3]).flat()]; // then a dash and ever more dots
   const ROLES = {prediction: ["#e69f00", []], truth: ["#56b4e9", [10, 6]], possible: ["#f0e442", [3, 4]], consensus: ["#009e73", [6, 4, 2, 4]]};
   const MEMBERS = ["#d55e00", "#cc79a7", "#0072b2"];
   const hidden = new Set(), chosen = new Set(); // choices stay from case to case: roles are shown, members hidden
@@ -149,7 +155,7 @@
     const found = [role("prediction", k => table.map(ids => ids[0] === k))];
     if (view.has_truth) found.push(role("truth", k => table.map(ids => ids[1] === k)));
     found.push(role("possible", k => table.map(ids => all.some(m => ids[m] === k))), role("consensus", k => table.map(ids => all.length > 0 && all.every(m => ids[m] === k))));
-    all.forEach((m, at) => found.push({name: view.layers[m], colour: MEMBERS[at % 3], line: LINES[Math.floor(at / 3) % 3], has: k => table.map(ids => ids[m] === k), key: "member " + view.layers[m], member: true}));
+    all.forEach((m, at) => found.push({name: view.layers[m], colour: MEMBERS[at % 3], line: dashes(Math.floor(at / 3)), has: k => table.map(ids => ids[m] === k), key: "member " + view.layers[m], member: true}));
     return found;
   };
   const visible = layer => layer.member ? chosen.has(layer.key) : !hidden.has(layer.key);
