@@ -63,3 +63,24 @@ def test_mistakes_name_the_case() -> None:
         evaluate_readings([("a", np.zeros(2, int), np.zeros(3, int))], LABELS)
     with pytest.raises(UserError, match="case normal must be evaluated once"):
         evaluate_readings([READINGS[2], READINGS[2]], LABELS)
+
+
+def test_surfaces_by_hand() -> None:
+    # A pixel each, three columns apart: no surface is within a tolerance of 2, both are within 3; a column is 0.5 mm.
+    apart = np.array([[1, 0, 0, 0]]), np.array([[0, 0, 0, 1]])
+    readings = [("apart", *apart), ("missed", np.zeros((1, 4), int), apart[1]), ("normal", *np.zeros((2, 1, 4), int))]
+    table = evaluate_readings(readings, LABELS, ("nsd", "hd95", "dice"), tolerance=2)
+    apart_row, missed, normal = table.cases
+    assert apart_row.per_class["hd95"] == {"organ": 3.0, "lesion": None}
+    assert apart_row.mean == {"nsd": 0.0, "hd95": 3.0, "dice": 0.0}
+    assert missed.mean == {"nsd": 0.0, "hd95": None, "dice": 0.0}  # no distance is to nothing
+    assert normal.mean == {"nsd": 1.0, "hd95": 0.0, "dice": 1.0}
+    assert (table.unit, table.tolerance) == ("pixels", 2)
+    assert (table.per_class["nsd"]["organ"].n, table.per_class["hd95"]["organ"].n) == (2, 1)
+    assert (table.overall["hd95"].all.mean, table.overall["hd95"].all.n) == (1.5, 2)
+    assert (table.overall["hd95"].foreground.mean, table.overall["nsd"].foreground.n) == (3.0, 2)
+    (row,) = evaluate_readings(
+        readings[:1], LABELS, ("nsd", "hd95"), tolerance=1.5, spacings={"apart": (1.0, 0.5)}
+    ).cases
+    assert (row.mean, row.unit) == ({"nsd": 1.0, "hd95": 1.5}, "mm")
+    assert EvaluationTable.from_json(table.to_json()) == table

@@ -175,6 +175,38 @@ def test_a_mask_of_another_geometry_is_a_mistake(tmp_path: Path) -> None:
     assert evaluate_masks(tmp_path / "out", tmp_path / "data", ("dice",)).overall["dice"].all.mean == 1.0
 
 
+def test_distances_are_in_mm_only_where_all_spacings_are_known(tmp_path: Path) -> None:
+    # One voxel each, two voxels of 2 mm apart.
+    for place, at in (("imagesTr/x_0000", 1), ("labelsTr/x", 1), ("out", 3)):
+        volume = np.zeros((4, 4, 4), np.uint8)
+        volume[at, 1, 1] = 1
+        path = tmp_path / ("out/x.nii.gz" if place == "out" else f"data/{place}.nii.gz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(volume, np.diag([2.0, 1, 1, 1])), path)
+    (tmp_path / "data/dataset.json").write_text(
+        '{"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1, '
+        '"file_ending": ".nii.gz"}'
+    )
+    table = evaluate_masks(tmp_path / "out", tmp_path / "data", ("dice", "nsd", "hd95"), tolerance=3.5)
+    assert (table.unit, table.overall["hd95"].all.mean, table.overall["nsd"].all.mean) == ("mm", 4.0, 0.0)
+    (grid,) = evaluation_grids(table)
+    assert grid.columns == ("class", "dice", "nsd at 3.5 mm", "hd95 (mm)", "n")
+    assert grid.rows[0] == ("organ", "0.000", "0.000", "4.000", "1")
+    write(tmp_path / "flat/images/y.png", [[1, 2, 3, 4]])
+    write(tmp_path / "flat/masks/y.png", [[255, 0, 0, 0]])
+    write(tmp_path / "flat/images/z.png", [[1, 2, 3, 5]])
+    write(tmp_path / "flat/masks/z.png", [[255, 0, 0, 0]])
+    write(tmp_path / "read/y.png", [[0, 0, 255, 0]])
+    write(tmp_path / "read/z.png", [[0, 0, 0, 0]])
+    table = evaluate_masks(tmp_path / "read", tmp_path / "flat", ("dice", "nsd", "hd95"))
+    assert (table.unit, table.tolerance, table.overall["hd95"].all.mean) == ("pixels", 1.0, 2.0)
+    (grid,) = evaluation_grids(table)
+    assert grid.columns == ("class", "dice", "nsd at 1 pixels", "n", "hd95 (pixels)", "n")
+    assert grid.rows[0] == ("foreground", "0.000 ± 0.000", "0.000 ± 0.000", "2", "2.000", "1")
+    with pytest.raises(UserError, match="unknown metric 'hd': choose one of accuracy, dice, hd95"):
+        evaluate_masks(tmp_path / "read", tmp_path / "flat", ("hd",))
+
+
 def test_all_bad_images_are_told_before_the_folder_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = Manifest(
         name="set",

@@ -195,20 +195,40 @@ def architecture_grid(entries: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def evaluation_grids(table: EvaluationTable) -> list[Grid]:
-    """Return per-class and overall figures of an evaluation."""
-    metrics = tuple(table.overall)
-    labels = [
-        (label, *(number(table.per_class[m][label].mean) for m in metrics), str(table.per_class[metrics[0]][label].n))
-        for label in table.label_names[1:]
-    ]
-    split = table.overall
-    labels.append(("all cases", *(number(split[m].all.mean) for m in metrics), str(split[metrics[0]].all.n)))
-    labels.append(
-        ("with foreground", *(number(split[m].foreground.mean) for m in metrics), str(split[metrics[0]].foreground.n))
-    )
-    grids = [Grid("Evaluation", ("class", *metrics, "n"), tuple(labels))]
+    """Return per-class and overall figures of an evaluation: mean, standard deviation, n.
+
+    Where a distance is not defined, it has fewer values than the metric before it, and a column of its own n.
+    """
+    rows = {label: {m: found[label] for m, found in table.per_class.items()} for label in table.label_names[1:]}
+    rows["all cases"] = {m: split.all for m, split in table.overall.items()}
+    rows["with foreground"] = {m: split.foreground for m, split in table.overall.items()}
+    columns, texts = ["class"], {label: [label] for label in rows}
+    counted: list[int] = []
+    for place, metric in enumerate(table.overall):
+        counts = [found[metric].n for found in rows.values()]
+        if place and counts != counted:
+            columns.append("n")
+            for text, n in zip(texts.values(), counted, strict=True):
+                text.append(str(n))
+        counted = counts
+        columns.append(metric + _unit(metric, table))
+        for label, found in rows.items():
+            texts[label].append(_with_deviation(found[metric]))
+    for text, n in zip(texts.values(), counted, strict=True):
+        text.append(str(n))
+    grids = [Grid("Evaluation", (*columns, "n"), tuple(map(tuple, texts.values())))]
     if table.instances:
         names = {"aji": "aggregated Jaccard index", "precision_50": "precision at IoU 0.5"}
         objects = tuple((names[name], number(found.mean), str(found.n)) for name, found in table.instances.items())
         grids.append(Grid("Single objects", ("figure", "mean", "n"), objects))
     return grids
+
+
+def _unit(metric: str, table: EvaluationTable) -> str:
+    """Return what the figures of a metric are in: the unit of distances, the tolerance of the NSD."""
+    return {"hd95": f" ({table.unit})", "nsd": f" at {table.tolerance or 0:g} {table.unit}"}.get(metric, "")
+
+
+def _with_deviation(summary: Summary) -> str:
+    """Return mean ± standard deviation, as far as there are values."""
+    return number(summary.mean) if summary.sd is None else f"{number(summary.mean)} ± {number(summary.sd)}"

@@ -13,6 +13,8 @@ from overread.errors import UserError
 from overread.records import EmptyAnnotation, PrepareSettings
 
 PREDICTIONS_HELP = "Folder of masks, and of ids of single objects in its instances/, to be measured against --data."
+METRICS_HELP = "Comma-separated; also specificity, accuracy, and of surfaces nsd and hd95."
+TOLERANCE_HELP = "Of nsd, in the unit of the data: mm where the spacing of all cases is known, else pixels or voxels."
 
 
 @click.command()
@@ -22,7 +24,8 @@ PREDICTIONS_HELP = "Folder of masks, and of ids of single objects in its instanc
 @_options.reference
 @_options.empty_annotation
 @click.option("--allow-missing", is_flag=True, help="Measure --predictions although labelled cases have no mask.")
-@click.option("--metrics", default="dice,jaccard,sensitivity,precision", show_default=True)
+@click.option("--metrics", default="dice,jaccard,sensitivity,precision", show_default=True, help=METRICS_HELP)
+@click.option("--tolerance", type=click.FloatRange(0), default=1.0, show_default=True, help=TOLERANCE_HELP)
 @click.option("--failure-dice", type=_options.DICE, help=f"With --out: {_options.FAILURE_HELP} [default: 0.7].")
 @_options.as_json
 @_options.cluster
@@ -34,6 +37,7 @@ def evaluate(
     empty_annotation: EmptyAnnotation,
     allow_missing: bool,
     metrics: str,
+    tolerance: float,
     failure_dice: float | None,
     as_json: bool,
     address: str | None,
@@ -54,7 +58,8 @@ def evaluate(
 
         show_log()
         truth = PrepareSettings(reference=reference, empty_annotation=empty_annotation)
-        table = evaluate_masks(predictions, data, tuple(metrics.split(",")), truth=truth, allow_missing=allow_missing)
+        names = tuple(metrics.split(","))
+        table = evaluate_masks(predictions, data, names, truth=truth, allow_missing=allow_missing, tolerance=tolerance)
         return click.echo(json.dumps(table.to_json())) if as_json else show(evaluation_grids(table))
     from overread.confidence.failure_detection import FAILURE_DICE
     from overread.pipeline.run import evaluate_run

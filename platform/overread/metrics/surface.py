@@ -17,7 +17,7 @@ distance is to nothing: it is left out of means and of their n, so look at the N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from overread.errors import UserError
-from overread.metrics.overlap import Mask, ratio
+from overread.metrics.overlap import Ids, Mask, ratio
+from overread.registry import Registry
 
 Floats = NDArray[np.float64]
 Spacing = Sequence[float] | None
 PERCENTILE = 95.0
+TOLERANCE = 1.0
+"""Of the NSD where none is given, in the unit of the data: one mm, or one pixel or voxel."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ def unit_of(spacing: Spacing, axes: int) -> str:
     return "pixels" if axes == 2 else "voxels"
 
 
+def common_unit(spacings: Iterable[Spacing], axes: int) -> str:
+    """Return the one unit of the distances of several cases: mm only if the spacing of all of them is known."""
+    known = list(spacings)
+    return unit_of(known[0] if known and all(spacing is not None for spacing in known) else None, axes)
+
+
 def surface(mask: Mask) -> Mask:
     """Return the voxels of a mask (*S) that have a face neighbour outside of it or of the image."""
     inside: Mask = ndimage.binary_erosion(mask, border_value=0)
@@ -96,6 +105,66 @@ def surface_distances(first: Mask, second: Mask, spacing: Spacing = None) -> Sur
     box = _box(edges[0] | edges[1])
     one, other = (edge[box] for edge in edges)
     return SurfaceDistances(_to(other, spacing)[one], _to(one, spacing)[other])
+
+
+@dataclass(frozen=True)
+class SurfaceMetric:
+    """A named formula on `SurfaceDistances` and a tolerance."""
+
+    name: str
+    formula: Callable[[SurfaceDistances, float], float | None]
+    description: str
+    both_empty: float
+
+
+@dataclass(frozen=True)
+class CaseDistances:
+    """A surface metric of one case."""
+
+    per_class: tuple[float | None, ...]
+    """By foreground class, index 0 = class id 1; None: absent in prediction and truth, or not defined."""
+    mean: float | None
+    """Over the classes where it is defined; None: some class is there, but it is defined for none."""
+
+
+SURFACE_METRICS: Registry[SurfaceMetric] = Registry("metric")
+for _metric in (
+    SurfaceMetric("nsd", SurfaceDistances.dice, "share of both surfaces within the tolerance of the other", 1.0),
+    SurfaceMetric(
+        "hd95", lambda distances, _: distances.hausdorff(), "larger 95th percentile of both directed distances", 0.0
+    ),
+):
+    SURFACE_METRICS.add(_metric.name, _metric)
+
+
+def case_distances(
+    prediction: Ids,
+    truth: Ids,
+    classes: int,
+    metrics: Sequence[SurfaceMetric],
+    tolerance: float = TOLERANCE,
+    spacing: Spacing = None,
+) -> dict[str, CaseDistances]:
+    """Return surface metrics of one case by name, from masks of class ids (background included in `classes`).
+
+    A class absent in both masks is left out of the mean, as it is of overlap metrics; so is one of undefined distance.
+    """
+    found: dict[str, list[float | None]] = {metric.name: [] for metric in metrics}
+    present = False
+    for k in range(1, classes):
+        distances = surface_distances(prediction == k, truth == k, spacing)
+        absent = not len(distances.first) and not len(distances.second)
+        present = present or not absent
+        for metric in metrics:
+            found[metric.name].append(None if absent else metric.formula(distances, tolerance))
+
+    def mean(metric: SurfaceMetric) -> float | None:
+        defined = [value for value in found[metric.name] if value is not None]
+        if defined:
+            return sum(defined) / len(defined)
+        return None if present else metric.both_empty
+
+    return {metric.name: CaseDistances(tuple(found[metric.name]), mean(metric)) for metric in metrics}
 
 
 def surface_dice(first: Mask, second: Mask, tolerance: float, spacing: Spacing = None) -> float:

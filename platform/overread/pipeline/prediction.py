@@ -18,10 +18,11 @@ from overread.data.images import SUFFIXES, inspect_header, read_label, stem, suf
 from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases, annotated, truth_of
 from overread.data.preprocess import to_class_ids
-from overread.ensemble.evaluate import EvaluationTable, evaluate_instances, evaluate_readings
+from overread.ensemble.evaluate import EvaluationTable, check_metrics, evaluate_instances, evaluate_readings
 from overread.ensemble.package import CONFIDENCE, load_judgement, load_package
 from overread.errors import UserError
 from overread.metrics.overlap import Ids
+from overread.metrics.surface import SURFACE_METRICS, TOLERANCE, Spacing, common_unit
 from overread.pipeline.folders import RunFolder, restore_folder
 from overread.pipeline.importing import import_readings
 from overread.pipeline.page import write_page
@@ -180,13 +181,18 @@ def evaluate_masks(
     *,
     truth: PrepareSettings | None = None,
     allow_missing: bool = False,
+    tolerance: float = TOLERANCE,
 ) -> EvaluationTable:
     """Measure the masks of a folder (or its `masks/`) against the labels of a data set, by case name.
+
+    Distances, and the `tolerance` of the NSD, are in mm where the spacing of all cases is known, else in pixels or
+    voxels.
 
     The truth of several annotators follows the rule of the preparation: `truth.reference`, else the majority per
     voxel. Ids of single objects in the `instances/` of the folder are measured against those of the data set. Labelled
     cases without a mask, or ids, raise `UserError` unless `allow_missing`; then their number is logged.
     """
+    check_metrics(metrics)
     dataset = read_dataset(data)
     folder = predictions / "masks" if (predictions / "masks").is_dir() else predictions
     masks = _by_case(folder)
@@ -195,7 +201,9 @@ def evaluate_masks(
         raise UserError(f"{folder} must hold masks named as cases of {data}, but none is: check both paths")
     _tell_missing(folder, "mask", dataset.cases, masks, allow_missing=allow_missing)
     read = partial(_mask_and_truth, dataset, masks, truth or PrepareSettings())
-    table = evaluate_readings(_named(cases, read), dataset.label_names, metrics)
+    spacings = _spacings(dataset, cases) if any(name in SURFACE_METRICS for name in metrics) else None
+    pairs = _named(cases, read)
+    table = evaluate_readings(pairs, dataset.label_names, metrics, tolerance=tolerance, spacings=spacings)
     ids = _by_case(predictions / "instances")
     numbered = [case for case in cases if case.instances is not None]
     if ids and not numbered:
@@ -203,8 +211,19 @@ def evaluate_masks(
     if not ids or not numbered:
         return table
     _tell_missing(predictions / "instances", "mask of ids", numbered, ids, allow_missing=allow_missing)
-    pairs = _named([case for case in numbered if case.id in ids], partial(_found_and_true, dataset, ids))
-    return replace(table, instances=evaluate_instances(pairs))
+    objects = _named([case for case in numbered if case.id in ids], partial(_found_and_true, dataset, ids))
+    return replace(table, instances=evaluate_instances(objects))
+
+
+def _spacings(dataset: Dataset, cases: Sequence[Case]) -> dict[str, Spacing]:
+    """Return the spacing of every case's label; of none unless all are known: distances have one unit."""
+    root = Path(dataset.root)
+    found = {case.id: inspect_header(root / next(iter(case.labels.values()))).spacing for case in cases}
+    if common_unit(found.values(), dataset.spatial_dims) == "mm":
+        return dict(found)
+    if any(spacing is not None for spacing in found.values()):
+        log.warning("some cases have no spacing: distances of all are in %s", common_unit([None], dataset.spatial_dims))
+    return {}
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
