@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -61,28 +62,40 @@ def small_unet(seed: int) -> TrialConfig:
 @pytest.fixture
 def two_networks(tmp_path: Path, squares: Path, squares_prepared: Prepared) -> Run:
     """A run with the trials t0 and t1, best at the second of three epochs."""
-    folder = RunFolder(tmp_path / "run")
+    return run_of(tmp_path / "run", squares, squares_prepared, (small_unet(0), small_unet(1)))
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Run]:
+    """`run_of`, for tests of other modules."""
+    return run_of
+
+
+def run_of(root: Path, data: Path, prepared: Prepared, configs: Sequence[TrialConfig]) -> Run:
+    """Write a run with an untrained network of each config, the trials t0, t1, ..."""
+    folder = RunFolder(root)
     record = RunRecord(
-        data=str(squares),
-        cache=str(squares.parent / "cache"),
+        data=str(data),
+        cache=str(data.parent / "cache"),
         prepare=SETTINGS,
         tracking_uri=None,
         experiment="e",
         search_id="s",
     )
     record.save(folder.record)
-    for seed, trial in enumerate(("t0", "t1")):
+    for seed, config in enumerate(configs):
+        trial = f"t{seed}"
         place = folder.search / "trials" / trial
         place.mkdir(parents=True)
         torch.manual_seed(seed)
-        save_weights(place / "weights.safetensors", build_segmenter(small_unet(seed)))
+        save_weights(place / "weights.safetensors", build_segmenter(config))
         score = VariantScore(
             variant="main",
             dice=0.5,
             dice_per_class={},
             cases=1,
             seconds_per_case=0.1,
-            case_dice=dict.fromkeys(squares_prepared.splits.folds[0], 0.5),
+            case_dice=dict.fromkeys(prepared.splits.folds[0], 0.5),
         )
         epochs = tuple(
             EpochReport(epoch=e, step=2 * e, progress=33 * e, seconds=e, metrics={"validation_dice": dice})
@@ -90,10 +103,10 @@ def two_networks(tmp_path: Path, squares: Path, squares_prepared: Prepared) -> R
         )
         TrialOutcome(
             trial_id=trial,
-            config=small_unet(seed),
+            config=config,
             state="finished",
             epochs=epochs,
             variants=(score,),
             weights="weights.safetensors",
         ).save(place / "outcome.json")
-    return Run(folder=folder, record=record, prepared=squares_prepared, tracker=cast(Tracker, None))
+    return Run(folder=folder, record=record, prepared=prepared, tracker=cast(Tracker, None))

@@ -138,6 +138,11 @@ def test_the_truth_of_several_annotators_is_their_majority_or_a_reference(tmp_pa
         return evaluate_masks(tmp_path / "out", tmp_path / "data", ("dice",), truth=settings).overall["dice"].all.mean
 
     assert dice(PrepareSettings()) == pytest.approx(2 / 3)
+    (table,) = evaluate_masks(tmp_path / "out", tmp_path / "data", ("dice",)).annotators
+    figures = {name: found.mean for name, found in table.figures.items()}
+    assert figures["annotator:anna"] == figures["majority"] == pytest.approx(2 / 3)
+    assert (figures["annotator:ben"], figures["annotators"]) == (1, pytest.approx((2 / 3 + 1 + 2 / 3) / 3))
+    assert table.calibration == {}
     assert dice(PrepareSettings(reference="ben")) == pytest.approx(1.0)
     with pytest.raises(UserError, match="case x: the reference annotator must be one of anna, ben, carl"):
         dice(PrepareSettings(reference="dora"))

@@ -46,7 +46,10 @@ def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
 
 def summary_grids(summary: RunSummary) -> list[Grid]:
     """Return members, ensemble, differences and confidence of a run."""
-    grids = [_members(summary), _classes(summary), _differences(summary)]
+    grids = [_members(summary), _classes(summary)]
+    grids += evaluation_grids(summary.evaluation) if summary.evaluation else []
+    grids += [tables.annotator_grid(summary.annotators)] if summary.annotators else []
+    grids += [_differences(summary)]
     grids += [_generalisation(summary)] if summary.generalisation else []
     grids += [_winner_tests(summary)] if summary.winner_tests else []
     grids += [_confidence(summary)]
@@ -221,6 +224,8 @@ def evaluation_grids(table: EvaluationTable) -> list[Grid]:
         names = {"aji": "aggregated Jaccard index", "precision_50": "precision at IoU 0.5"}
         objects = tuple((names[name], number(found.mean), str(found.n)) for name, found in table.instances.items())
         grids.append(Grid("Single objects", ("figure", "mean", "n"), objects))
+    if table.annotators:
+        grids.append(tables.annotator_grid(table.annotators))
     return grids
 
 

@@ -46,6 +46,8 @@ def evaluate(
     """Measure an ensemble on the locked split of its run, or any masks against the labels of a data set.
 
     The locked split is read after the winners are frozen; summary.json and report.html appear in the run folder.
+    Where several annotated the cases, the masks are also held against each of them, their majority, their STAPLE
+    consensus and the spread of their opinions: of a run in predictions/annotators.csv and summary.json.
     """
     from overread.cli._tables import evaluation_grids, show, summary_grids
 
@@ -53,19 +55,21 @@ def evaluate(
         raise UserError("give either --out RUN, or --predictions MASKS with --data LABELLED: found another combination")
     if failure_dice is not None and out is None:
         raise UserError("--failure-dice needs --out, but that was not given: add it")
+    names = tuple(metrics.split(","))
     if predictions is not None and data is not None:
         from overread.pipeline.prediction import evaluate_masks
 
         show_log()
         truth = PrepareSettings(reference=reference, empty_annotation=empty_annotation)
-        names = tuple(metrics.split(","))
         table = evaluate_masks(predictions, data, names, truth=truth, allow_missing=allow_missing, tolerance=tolerance)
         return click.echo(json.dumps(table.to_json())) if as_json else show(evaluation_grids(table))
     from overread.confidence.failure_detection import FAILURE_DICE
+    from overread.ensemble.evaluate import Measures
     from overread.pipeline.run import evaluate_run
 
+    measures = Measures(metrics=names, tolerance=tolerance)
     with working(address, cpus, out=out) as map_cases:
-        summary = evaluate_run(Path(str(out)), map_cases, failure_dice=failure_dice or FAILURE_DICE)
+        summary = evaluate_run(Path(str(out)), map_cases, failure_dice=failure_dice or FAILURE_DICE, measures=measures)
     return click.echo(json.dumps(summary.to_json())) if as_json else show(summary_grids(summary))
 
 

@@ -45,9 +45,14 @@ class CaseArrays:
         return self._open("truth")
 
     @property
+    def annotations_path(self) -> Path:
+        """File of `annotations`, which only a case of several annotators has."""
+        return self.folder / "annotations.npy"
+
+    @property
     def annotations(self) -> NDArray[np.uint8]:
         """Class ids by annotator in the native grid (A, *native), memory-mapped."""
-        several = (self.folder / "annotations.npy").is_file()
+        several = self.annotations_path.is_file()
         return self._open("annotations") if several else self.truth[None]
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from overread.ensemble.annotators import AnnotatorTable
 from overread.errors import UserError, unknown_name
 from overread.jsonio import JsonRecord
 from overread.metrics.instances import aggregated_jaccard, count_overlaps, threshold_precision
@@ -16,6 +17,18 @@ from overread.metrics.summary import ForegroundSplit, Summary, split_by_foregrou
 from overread.metrics.surface import SURFACE_METRICS, TOLERANCE, Spacing, case_distances, unit_of
 
 DEFAULT_METRICS = ("dice", "jaccard", "sensitivity", "precision")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures(JsonRecord):
+    """What a reading is measured by, beside the Dice that its scores are held against."""
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    tolerance: float = TOLERANCE
+    """Of the NSD, in the unit of the data."""
+
+    def __post_init__(self) -> None:
+        check_metrics(self.metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,8 @@ class EvaluationTable(JsonRecord):
     unit: str = ""
     """As of `CaseEvaluation`, which all cases share."""
     tolerance: float | None = None
+    annotators: tuple[AnnotatorTable, ...] = ()
+    """By structure, over the cases that several have annotated; there are none: empty."""
 
 
 def evaluate_readings(

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from overread.architectures.contract import Segmenter
+from overread.architectures.ugs_net import DISAGREEMENT, multi_confidence_mask
 from overread.confidence.scores import relation_scores
 from overread.data.images import NativeImage
 from overread.data.preprocess import preprocess_image, to_native
@@ -100,7 +101,7 @@ class MemberReader:
         undefined = dict.fromkeys(sets, None)
         if member.name in failed:
             return undefined
-        readings = self._named(member, list(dict.fromkeys(chain(*sets.values()))))
+        readings = self.named(member, list(dict.fromkeys(chain(*sets.values()))))
         masks = ((name, class_ids(probabilities)) for name, probabilities in readings)
         try:
             return relation_scores(sets, masks, self.shape, len(self.package.manifest.label_names))
@@ -109,7 +110,21 @@ class MemberReader:
             logger.warning("%s of member %s are left out: %s: %s", names, member.name, type(error).__name__, error)
             return undefined
 
-    def _named(self, member: Member, names: Sequence[str]) -> Iterator[tuple[str, Probabilities]]:
+    def multi_confidence(self, failed: Collection[str]) -> Probabilities | None:
+        """Return the soft Multi-Confidence Mask (K, *native) of the first UGS-Net that reads; None: there is none."""
+        for member in self.package.manifest.members:
+            names = self.package.relation_sets(member).get(DISAGREEMENT)
+            if names is None or member.name in failed:
+                continue
+            try:
+                union, intersection = (read for _, read in self.named(member, names))
+            except Exception as error:  # a figure of one member must not take the case from the others
+                logger.warning("the MCM of member %s is left out: %s: %s", member.name, type(error).__name__, error)
+            else:
+                return np.asarray(multi_confidence_mask(union, intersection), np.float32)
+        return None
+
+    def named(self, member: Member, names: Sequence[str]) -> Iterator[tuple[str, Probabilities]]:
         """Yield the named readings: variants are read one by one, others are among the alternatives of `main`."""
         segmenter = self.package.segmenter(member, self.device)
         variants = {variant.name for variant in segmenter.variants()}

@@ -18,6 +18,8 @@ class AnnotatorAgreement:
 
     each: tuple[float, ...]
     """Dice of the reading with each annotator, in their order."""
+    majority: float
+    """Dice with what more than half of the annotators mark."""
     consensus: float
     """Dice with the STAPLE consensus."""
     energy_distance: float
@@ -41,6 +43,7 @@ def annotator_agreement(reading: Mask, annotations: Mask) -> AnnotatorAgreement:
     pairs = [dice(first, second) for place, first in enumerate(annotations) for second in annotations[place + 1 :]]
     return AnnotatorAgreement(
         each=tuple(dice(reading, annotation) for annotation in annotations),
+        majority=dice(reading, np.asarray(annotations.mean(0) > 0.5)),
         consensus=dice(reading, staple(annotations).mask),
         energy_distance=generalised_energy_distance(reading[None], annotations),
         between=float(np.mean(pairs)) if pairs else None,

@@ -18,6 +18,7 @@ from overread.data.images import SUFFIXES, inspect_header, read_label, stem, suf
 from overread.data.layouts import read_dataset
 from overread.data.prepare import MapCases, annotated, truth_of
 from overread.data.preprocess import to_class_ids
+from overread.ensemble.annotators import AnnotatorTable, agreement_of, annotator_tables
 from overread.ensemble.evaluate import EvaluationTable, check_metrics, evaluate_instances, evaluate_readings
 from overread.ensemble.package import CONFIDENCE, load_judgement, load_package
 from overread.errors import UserError
@@ -185,6 +186,7 @@ def evaluate_masks(
 ) -> EvaluationTable:
     """Measure the masks of a folder (or its `masks/`) against the labels of a data set, by case name.
 
+    Where several annotated a case its mask is also held against each of them.
     Distances, and the `tolerance` of the NSD, are in mm where the spacing of all cases is known, else in pixels or
     voxels.
 
@@ -204,6 +206,7 @@ def evaluate_masks(
     spacings = _spacings(dataset, cases) if any(name in SURFACE_METRICS for name in metrics) else None
     pairs = _named(cases, read)
     table = evaluate_readings(pairs, dataset.label_names, metrics, tolerance=tolerance, spacings=spacings)
+    table = replace(table, annotators=_annotators(dataset, cases, masks, truth or PrepareSettings()))
     ids = _by_case(predictions / "instances")
     numbered = [case for case in cases if case.instances is not None]
     if ids and not numbered:
@@ -213,6 +216,24 @@ def evaluate_masks(
     _tell_missing(predictions / "instances", "mask of ids", numbered, ids, allow_missing=allow_missing)
     objects = _named([case for case in numbered if case.id in ids], partial(_found_and_true, dataset, ids))
     return replace(table, instances=evaluate_instances(objects))
+
+
+def _annotators(
+    dataset: Dataset, cases: Sequence[Case], masks: Mapping[str, Path], settings: PrepareSettings
+) -> tuple[AnnotatorTable, ...]:
+    """Return the tables of the masks that were read as class ids before, against everyone who annotated their cases."""
+    found, groups = [], []
+    for case in cases:
+        annotations = annotated(_labels(dataset, case), settings)
+        if len(annotations) > 1:
+            found.append(agreement_of(_ids(masks[case.id], dataset), annotations, dataset.label_names))
+            groups.append(case.group)
+    return annotator_tables(found, groups)
+
+
+def _labels(dataset: Dataset, case: Case) -> dict[str, NDArray[np.uint8]]:
+    """Return the class ids of a case by annotator."""
+    return {name: _ids(Path(dataset.root) / file, dataset) for name, file in sorted(case.labels.items())}
 
 
 def _spacings(dataset: Dataset, cases: Sequence[Case]) -> dict[str, Spacing]:
@@ -279,7 +300,7 @@ def _mask_and_truth(
         raise UserError(
             f"the reference annotator must be one of {', '.join(sorted(case.labels))}, but got '{reference}'"
         )
-    labels = {name: _ids(root / file, dataset) for name, file in sorted(case.labels.items())}
+    labels = _labels(dataset, case)
     mask = _ids(masks[case.id], dataset)
     grids = {name: label.shape for name, label in labels.items() if label.shape != mask.shape}
     if grids:

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from overread.confidence.judgement import Known
 from overread.data.hashing import file_sha256
+from overread.ensemble.annotators import ENSEMBLE, MCM, Agreement, agreement_of
+from overread.ensemble.evaluate import CaseEvaluation, Measures, evaluate_case
 from overread.jsonio import JsonRecord, write_bytes
 from overread.records import CaseConfidence, ImportedMember, Manifest
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
+    from overread.data.images import NativeImage
     from overread.ensemble.package import Package
     from overread.ensemble.predict import CaseReading
 
@@ -43,6 +47,13 @@ class ReadItem(JsonRecord):
     """File or folder of the reading of each imported member that has one."""
     guests: tuple[str, ...] = ()
     """Imported members that are not of the package and vote beside it."""
+    measures: Measures | None = None
+    """Of the mask against the truth; None: its Dice alone."""
+    spacing: tuple[float, ...] | None = None
+    """Unit of the distances among these; None: pixels or voxels."""
+    annotations: str | None = None
+    """`.npy` file of class ids by annotator (A, *native), where several annotated the case."""
+    annotators: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,10 @@ class CaseResult(JsonRecord):
     """PNG file relative to the prediction folder."""
     view: str | None = None
     """JSON file of a `CaseView` for the review page, relative to the prediction folder."""
+    evaluation: CaseEvaluation | None = None
+    """None: not asked for."""
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    """By structure, how the reading agrees with each of several annotators."""
 
 
 def known_cases(results: Sequence[CaseResult]) -> list[Known]:
@@ -140,4 +155,33 @@ def read_item(item: ReadItem) -> CaseResult:
         preprocessing = package.manifest.preprocessing
         write_bytes(out / files["picture"], case_picture(native, reading, truth, preprocessing))
         reading_view(native, reading, truth, preprocessing).save(out / files["view"])
-    return _result(reading, item.group, truth, files, package)
+    result = _result(reading, item.group, truth, files, package)
+    if item.measures is None or truth is None:
+        return result
+    measures, labels = item.measures, package.manifest.label_names
+    evaluation = evaluate_case(
+        item.case, reading.mask, truth, labels, measures.metrics, measures.tolerance, item.spacing
+    )
+    return replace(result, evaluation=evaluation, agreement=_agreement(item, reading, package, native, device))
+
+
+def _agreement(
+    item: ReadItem, reading: CaseReading, package: Package, native: NativeImage, device: torch.device
+) -> dict[str, Agreement]:
+    """Hold the reading and its members against the annotators of the case, if there are several."""
+    import numpy as np
+
+    from overread.ensemble.reader import MemberReader
+
+    if item.annotations is None:
+        return {}
+    annotations = np.load(item.annotations, allow_pickle=False)
+    confidences = {ENSEMBLE: reading.probabilities}
+    soft = MemberReader(package, native, device).multi_confidence(reading.failed)
+    return agreement_of(
+        reading.mask,
+        dict(zip(item.annotators, annotations, strict=True)),
+        package.manifest.label_names,
+        readings=[reading.relations.reading(index) for index in range(reading.relations.n)],
+        confidences=confidences if soft is None else confidences | {MCM: soft},
+    )

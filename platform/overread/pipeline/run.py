@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from overread.confidence.conformal import COVERAGE, check_coverage
 from overread.confidence.failure_detection import FAILURE_DICE
 from overread.data.prepare import MapCases
+from overread.ensemble.evaluate import Measures
 from overread.errors import UserError
 from overread.pipeline import stages
 from overread.pipeline.calibrating import calibrate_if_possible, check_unchanged
@@ -186,7 +187,9 @@ def _can_describe(settings: RunSettings, clock: Clock) -> bool:
     return False
 
 
-def evaluate_run(out: Path, map_cases: MapCases, *, failure_dice: float = FAILURE_DICE) -> RunSummary:
+def evaluate_run(
+    out: Path, map_cases: MapCases, *, failure_dice: float = FAILURE_DICE, measures: Measures | None = None
+) -> RunSummary:
     """Read the locked split of a run with its frozen ensemble, and write summary and report."""
     folder = RunFolder(out.resolve())
     run = stages.open_run(folder, map_cases)
@@ -194,5 +197,5 @@ def evaluate_run(out: Path, map_cases: MapCases, *, failure_dice: float = FAILUR
         raise UserError(f"{out} must hold an ensemble, but it has none: run `overread ensemble --out {out}` first")
     clock = Clock()
     with clock.stage("predict"):
-        results = stages.read_locked(run, map_cases, gpus=stages.search_gpus(folder))
+        results = stages.read_locked(run, map_cases, gpus=stages.search_gpus(folder), measures=measures)
     return stages.conclude(run, results, clock.stages, failure_dice=failure_dice)

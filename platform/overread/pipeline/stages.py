@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from overread.confidence.conformal import Shift
 from overread.confidence.failure_detection import FAILURE_DICE
@@ -17,9 +17,11 @@ from overread.confidence.judgement import Judgement, shift_warning
 from overread.data.layouts import read_dataset
 from overread.data.phantom import read_difficulty
 from overread.data.prepare import MapCases, prepare_dataset
-from overread.data.store import default_cache
+from overread.data.store import default_cache, open_case
+from overread.ensemble.evaluate import Measures
 from overread.errors import UserError
 from overread.jsonio import read_json, write_bytes, write_json
+from overread.metrics.surface import common_unit
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord, claim, replace_folder, restore_folder
 from overread.pipeline.importing import check_frozen, check_names, import_members, readings_of
@@ -204,21 +206,35 @@ def optional(what: str) -> Iterator[None]:
         log.warning("%s in MLflow failed, the run goes on: %s: %s", what, type(error).__name__, error)
 
 
-def read_locked(run: Run, map_cases: MapCases, *, gpus: float = 0.0) -> list[CaseResult]:
+def read_locked(
+    run: Run, map_cases: MapCases, *, gpus: float = 0.0, measures: Measures | None = None
+) -> list[CaseResult]:
     """Read the locked split with the frozen package, once; results stand in `predictions/results.json`.
 
-    The use is recorded before the first case is read: an interrupted reading has looked, too.
+    The use is recorded before the first case is read: an interrupted reading has looked, too. What the masks are
+    measured by: `measures`, the usual overlap metrics by default.
     """
     winners = Manifest.load(run.folder.ensemble / "manifest.json").winners
     record_locked_use(Path(run.record.cache), run.prepared, winners, run.folder.root)
     locked = run.prepared.splits.locked
-    return read_labelled(run, locked, run.folder.predictions, map_cases, gpus=gpus)
+    out = run.folder.predictions
+    return read_labelled(run, locked, out, map_cases, gpus=gpus, measures=measures or Measures())
 
 
 def read_labelled(
-    run: Run, case_ids: Sequence[str], out: Path, map_cases: MapCases, *, gpus: float = 0.0, masks: bool = True
+    run: Run,
+    case_ids: Sequence[str],
+    out: Path,
+    map_cases: MapCases,
+    *,
+    gpus: float = 0.0,
+    masks: bool = True,
+    measures: Measures | None = None,
 ) -> list[CaseResult]:
-    """Read prepared cases with the run's package and measure them against their truth; `masks` writes these too."""
+    """Read prepared cases with the run's package and measure them against their truth; `masks` writes these too.
+
+    With `measures` also by these, and where several annotated a case against each of them.
+    """
     from overread.ensemble.package import load_judgement
 
     package, prepared = run.folder.ensemble, run.prepared
@@ -236,10 +252,23 @@ def read_labelled(
             truth=str((prepared.folder(prepared.case(case_id)) / "truth.npy").resolve()),
             gpus=gpus,
             imported=readings.get(case_id, {}),
+            measures=measures,
+            **(_truths(prepared, case_id) if measures is not None else {}),
         )
         for case_id in case_ids
     ]
     return read_items(items, manifest, out, map_cases, load_judgement(package, manifest))
+
+
+def _truths(prepared: Prepared, case_id: str) -> dict[str, Any]:
+    """Return what a `ReadItem` needs for distances, and the annotations of a case that several annotated."""
+    case = prepared.case(case_id)
+    unit = common_unit((known.spacing for known in prepared.cases), len(case.native_shape))
+    spacing = case.spacing if unit == "mm" else None
+    if len(case.annotators) < 2:
+        return {"spacing": spacing}
+    path = open_case(prepared, case).annotations_path
+    return {"spacing": spacing, "annotations": str(path.resolve()), "annotators": case.annotators}
 
 
 def read_items(
@@ -293,6 +322,7 @@ def conclude(
     """Write `summary.json` and `report.html`, and the figures into MLflow; seconds of earlier stages are kept."""
     from overread.ensemble.package import load_judgement
     from overread.pipeline.page import write_page
+    from overread.review.tables import annotator_grid
     from overread.search.leaderboard import read_outcomes
 
     manifest = Manifest.load(run.folder.ensemble / "manifest.json")
@@ -315,6 +345,8 @@ def conclude(
     )
     summary = replace(summary, shift=shift, warnings=(warning,) if warning else ())
     summary.save(run.folder.summary)
+    if summary.annotators:
+        write_bytes(run.folder.predictions / "annotators.csv", annotator_grid(summary.annotators).csv().encode())
     write_page(run.folder.report, manifest, results, run.folder.predictions, summary, judgement=judgement)
     figures = {"locked_dice": summary.ensemble.locked_dice} | summary.ensemble.locked_dice_per_class
     measured = {f"locked/{name}": value for name, value in figures.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overread.confidence.conformal import MeasuredCoverage, Shift
 from overread.confidence.coverage import Correlation, correlation
@@ -18,6 +18,8 @@ from overread.confidence.failure_detection import (
 )
 from overread.confidence.judgement import Judgement
 from overread.confidence.ranking import ranking_score
+from overread.ensemble.annotators import AnnotatorTable, annotator_tables
+from overread.ensemble.evaluate import EvaluationTable, tabulate
 from overread.jsonio import JsonRecord
 from overread.metrics.paired_tests import PairedTest, compare_pairs
 from overread.metrics.summary import (
@@ -101,6 +103,10 @@ class RunSummary(JsonRecord):
     """By score: its correlation with the known difficulty, where the data set tells it (phantom)."""
     baseline: MemberFigures | None = None
     """The plain U-Net of the same search."""
+    evaluation: EvaluationTable | None = None
+    """The metrics that were asked for, without the cases, which stand in `results.json`; None: none were."""
+    annotators: tuple[AnnotatorTable, ...] = ()
+    """By structure, where several annotated cases; empty otherwise."""
     differences: dict[str, Summary] = field(default_factory=dict)
     """Paired over the locked cases: ensemble minus `BASELINE`, `BEST_MEMBER` and `ORACLE_MEMBER`."""
     failure: dict[str, FailureDetection] = field(default_factory=dict)
@@ -165,6 +171,8 @@ def summarise_run(
         confidence={score: _with_dice(score, known) for score in scores},
         difficulty={score: _with_difficulty(score, known, difficulty) for score in scores} if difficulty else {},
         baseline=baseline,
+        evaluation=_evaluation(known, manifest.label_names),
+        annotators=_annotators(known),
         differences=_differences(known, members, baseline),
         failure={score: _failure(score, known, failure_dice) for score in scores} if known else {},
         aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
@@ -178,6 +186,18 @@ def summarise_run(
         versions=versions(),
         seed=manifest.seed,
     )
+
+
+def _evaluation(results: Sequence[CaseResult], label_names: Sequence[str]) -> EvaluationTable | None:
+    rows = [result.evaluation for result in results if result.evaluation is not None]
+    if not rows or len(rows) < len(results):
+        return None
+    return replace(tabulate(rows, label_names, tuple(rows[0].mean), groups(results)), cases=())
+
+
+def _annotators(results: Sequence[CaseResult]) -> tuple[AnnotatorTable, ...]:
+    several = [result for result in results if result.agreement]
+    return annotator_tables([result.agreement for result in several], groups(several))
 
 
 def _generalisation(validation: Sequence[CaseResult], locked: Sequence[CaseResult]) -> dict[str, Generalisation]:

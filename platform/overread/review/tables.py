@@ -13,6 +13,8 @@ from overread.review.words import number
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from overread.ensemble.annotators import AnnotatorTable
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -93,3 +95,32 @@ def leaderboard_grid(rows: Sequence[Scored], limit: int | None = None) -> Grid:
         for row in shown
     )
     return Grid(title, columns, texts, left=5)
+
+
+ANNOTATOR_FIGURES = {
+    "annotators": "Dice with an annotator, mean of a case",
+    "majority": "Dice with the majority",
+    "staple": "Dice with the STAPLE consensus",
+    "between_annotators": "Dice of two annotators",
+    "energy_distance": "energy distance of the mask",
+    "set_energy_distance": "energy distance of the members' masks",
+    "ensemble": "calibration error of the probability",
+    "mcm": "calibration error of the MCM",
+}
+
+
+def annotator_grid(tables: Sequence[AnnotatorTable]) -> Grid:
+    """Return every structure's agreement with its annotators, and how well confidences say their share."""
+    dash, rows = number(None), []
+    for table in tables:
+        for name, found in table.figures.items():
+            _, _, annotator = name.partition(":")
+            figure = ANNOTATOR_FIGURES.get(name) or f"Dice with {annotator}"
+            rows.append(
+                (table.structure, figure, *map(number, (found.mean, found.sd, found.low, found.high)), str(found.n))
+            )
+        for name, calibration in table.calibration.items():
+            for kind, error in (("", calibration.expected_error), (", bins alike", calibration.mean_error)):
+                rows.append((table.structure, ANNOTATOR_FIGURES[name] + kind, number(error), dash, dash, dash, dash))
+    columns = ("structure", "figure", "mean", "sd", "low", "high", "n")
+    return Grid("Against the annotators (low to high: 95 % interval)", columns, tuple(rows), left=2)
