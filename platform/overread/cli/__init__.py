@@ -24,6 +24,7 @@ COMMANDS = {
     "winners": "overread.cli.winners:winners",
     "ensemble": "overread.cli.ensemble:ensemble",
     "predict": "overread.cli.predict:predict",
+    "explain": "overread.cli.explain:explain",
     "evaluate": "overread.cli.evaluate:evaluate",
     "report": "overread.cli.evaluate:report",
     "prune": "overread.cli.prune:prune",
