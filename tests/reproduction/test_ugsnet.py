@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from overread.architectures.contract import Losses, Segmenter, build_segmenter
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import prepare_dataset
+from overread.errors import UserError
 from overread.records import (
     Batch,
     Needs,
@@ -33,7 +34,7 @@ from overread.reproduction.configs import options_at, row_config
 from overread.reproduction.cost import published_parameters
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.printed import printed
-from overread.reproduction.program import choose_rows
+from overread.reproduction.program import check_baseline, choose_rows
 from overread.reproduction.results import CaseMeasures, Findings, RowResult
 
 PAPER = PAPERS["ugsnet"]
@@ -336,6 +337,21 @@ def test_fold_means_and_complex_groups_by_hand() -> None:
     prints = {row[:2]: row[-2:] for row in other.rows}
     assert prints["<= 0.6", "Attention U-Net"] == ("–", "–")  # noqa: RUF001
     assert prints["<= 0.6", "UGS-Net"] == ("59.55", "44.44")
+    # a named baseline takes the place of U-Net, which is trained too; one that is not trained has no table
+    results = {"U-Net": better, "Attention U-Net": replace(baseline, row="Attention U-Net"), "UGS-Net": better}
+    findings = Findings(PAPER, "small", PAPER.protocols["small"], None, results=results, baseline="Attention U-Net")  # type: ignore[arg-type]
+    named = {row[:2]: row[2] for row in ugsnet_tables.table_complex(findings).rows}
+    assert named["<= 0.6", "Attention U-Net"] == named["<= 0.6", "UGS-Net"] == "2"
+    assert not ugsnet_tables.table_complex(replace(findings, baseline="Nested U-Net")).rows
+
+
+def test_only_a_row_of_a_paper_with_such_a_table_is_a_baseline() -> None:
+    check_baseline(PAPER, None)
+    check_baseline(PAPER, "U-Net")
+    with pytest.raises(UserError, match="unknown row 'W-Net'"):
+        check_baseline(PAPER, "W-Net")
+    with pytest.raises(UserError, match=r"--baseline must be for a paper .* \(ugsnet\), but got unetmer"):
+        check_baseline(PAPERS["unetmer"], "U-Net")
 
 
 @pytest.mark.parametrize(("number", "gain"), [(9, "+10.00 (n=9)"), (10, "+10.00 (+10.00 to +10.00, n=10)")])

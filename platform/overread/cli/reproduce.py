@@ -13,6 +13,7 @@ from overread.cli._session import working
 
 ROWS_HELP = "Rows to train, comma-separated names as printed; 'core', 'all' and 'none' stand for those."
 IMPORTED_HELP = "NAME=FOLDER: masks of another tool (nnU-Net) as a row, named as the test cases; may be repeated."
+BASELINE_HELP = "With ugsnet: the row whose badly segmented cases Table III is of [default: U-Net or its backbone]."
 BUDGET_HELP = "Wall time for training in this call; a row that is cut short goes on in the next call."
 
 
@@ -23,6 +24,7 @@ BUDGET_HELP = "Wall time for training in this call; a row that is cut short goes
 @click.option("--size", type=click.Choice(["small", "paper"]), default="small", show_default=True)
 @click.option("--rows", default="core", show_default=True, help=ROWS_HELP)
 @click.option("--imported", multiple=True, help=IMPORTED_HELP)
+@click.option("--baseline", help=BASELINE_HELP)
 @click.option("--budget", type=DURATION, help=BUDGET_HELP)
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @_options.cache
@@ -53,15 +55,17 @@ def run_paper(
     address: str | None,
     cpus: int | None,
     failure_dice: float | None = None,
+    baseline: str | None = None,
 ) -> None:
     """Train, test and compare the rows of a paper, as its command was told."""
     from overread.reproduction import PAPERS
-    from overread.reproduction.program import ReproductionSettings, choose_rows
+    from overread.reproduction.program import ReproductionSettings, check_baseline, choose_rows
     from overread.reproduction.program import reproduce as run
 
     folders = _options.named_folders("--imported", imported)
     wanted = tuple(name.strip() for name in rows.split(",") if name.strip())
     choose_rows(PAPERS[paper], wanted)  # wrong names are refused before anything starts
+    check_baseline(PAPERS[paper], baseline)
     settings = ReproductionSettings(
         paper=paper,
         data=data,
@@ -75,6 +79,7 @@ def run_paper(
         gpus_per_worker=gpus_per_worker,
         seed=seed,
         failure_dice=failure_dice,
+        baseline=baseline,
     )
     with working(address, cpus, gpus_per_worker, data=data, out=out, cache=cache) as map_cases:
         findings = run(settings, map_cases)

@@ -157,6 +157,8 @@ class Paper:
     measure_lists: Callable[[TestCase], dict[str, tuple[float, ...]]] | None = None
     """Figures of which a test case has several (scores of its objects), where the paper needs such."""
     before: Before | None = None
+    by_baseline: bool = False
+    """Whether a table is of the cases that a baseline segments badly, which the user may name."""
 
     def row(self, name: str) -> Row:
         """Return a row by its printed name; an unknown one lists the known."""

@@ -64,6 +64,8 @@ class ReproductionSettings:
     seed: int = 0
     failure_dice: float | None = None
     """A case of lower Dice is a failure, where failures are counted; None: as the exhibits have it."""
+    baseline: str | None = None
+    """Row whose badly segmented cases a table is of, where the paper has one; None: as the exhibits have it."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     chosen = choose_rows(paper, settings.rows)
     for name in settings.imported:
         paper.row(name)
+    check_baseline(paper, settings.baseline)
     here = available()
     require_gpus(settings.gpus_per_worker, here)
     cache = settings.cache or default_cache()
@@ -126,6 +129,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         protocol=protocol,
         prepared=prepared,
         failure_dice=settings.failure_dice,
+        baseline=settings.baseline,
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
         | {name: _imported(name, folder, prepared, protocol) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
@@ -149,6 +153,18 @@ def choose_rows(paper: Paper, names: Sequence[str]) -> tuple[Row, ...]:
         architecture_of(paper.row(name))
     trainable = (row for row in paper.rows if row.architecture is not None)
     return tuple(row for row in trainable if "all" in names or ("core" in names and row.core) or row.name in named)
+
+
+def check_baseline(paper: Paper, name: str | None) -> None:
+    """Raise `UserError` for a baseline that is no row, or of a paper whose tables need none."""
+    if name is None:
+        return
+    if not paper.by_baseline:
+        known = ", ".join(known for known in PAPERS if PAPERS[known].by_baseline)
+        raise UserError(
+            f"--baseline must be for a paper that compares on its bad cases ({known}), but got {paper.name}"
+        )
+    paper.row(name)
 
 
 def slug(name: str) -> str:

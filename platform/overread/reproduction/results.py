@@ -171,6 +171,8 @@ class Findings:
     """Folder of what `Paper.combine` left."""
     failure_dice: float | None = None
     """A case of lower Dice is a failure; None: as the exhibits have it."""
+    baseline: str | None = None
+    """Row whose badly segmented cases a table is of; None: as the exhibits have it."""
 
     @property
     def dataset(self) -> str:

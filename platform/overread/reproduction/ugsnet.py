@@ -108,5 +108,6 @@ PAPERS.add(
         measure_lists=measure_lists,
         exhibits=exhibits,
         pictures=pictures,
+        by_baseline=True,
     ),
 )

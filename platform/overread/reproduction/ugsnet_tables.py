@@ -168,9 +168,11 @@ def table_differences(findings: Findings) -> Grid:
 
 def table_complex(findings: Findings) -> Grid:
     """Return Table III: the cases that a baseline segments badly."""
-    baseline = next((findings.results[name] for name in BASELINES if name in findings.results), None)
+    names = BASELINES if findings.baseline is None else (findings.baseline,)
+    baseline = next((findings.results[name] for name in names if name in findings.results), None)
     if baseline is None:
-        return Grid("Table III: Complex-Nodule Validation (no baseline trained here)", ("group", "model"), ())
+        missing = f"Table III: Complex-Nodule Validation ({' and '.join(names)} not trained here)"
+        return Grid(missing, ("group", "model"), ())
     groups = complex_groups({case.case: case.values.get("first_dice") for case in baseline.cases})
     rows = []
     for limit in LIMITS:
