@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +10,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from overread.architectures.ugs_net import DISAGREEMENT
+from overread.cli._tables import summary_grids
+from overread.data.images import NativeImage
 from overread.data.prepare import prepare_dataset, serial_map
 from overread.ensemble import package as packages
 from overread.ensemble.evaluate import Measures
+from overread.ensemble.fusion import Probabilities
+from overread.ensemble.reader import MemberReader
 from overread.errors import UserError
 from overread.metrics.overlap import dice
 from overread.metrics.surface import hausdorff_95
 from overread.pipeline.reading import _package
 from overread.pipeline.stages import Run, assemble, conclude, load_results, read_locked
-from overread.records import TrialOutcome
+from overread.records import Member, TrialOutcome
 
 
 def test_a_package_written_anew_in_its_place_is_read_anew(two_networks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +102,9 @@ def test_a_locked_case_is_held_against_all_its_annotators(
     assert table.figures["annotator:carl"].n == carl
     assert summary.evaluation is not None
     assert (summary.evaluation.unit, summary.evaluation.tolerance, summary.evaluation.cases) == ("pixels", 2, ())
+    titles = {grid.title: grid for grid in summary_grids(summary)}
+    assert titles["Evaluation"].columns[:2] == ("class", "dice")
+    assert len(titles["Against the annotators (low to high: 95 % interval)"].rows) == len(table.figures) + 4
     assert (run.folder.predictions / "annotators.csv").read_text().startswith("structure,figure,mean,sd,low,high,n\n")
 
 
@@ -105,3 +113,28 @@ def test_one_annotator_needs_no_table(two_networks: Run) -> None:
     results = read_locked(two_networks, serial_map)
     assert all(not result.agreement for result in results)
     assert list(results[0].evaluation.mean) == ["dice", "jaccard", "sensitivity", "precision"]  # type: ignore[union-attr]
+
+
+def test_a_broken_multi_confidence_mask_takes_no_case(
+    two_networks: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assemble(two_networks, top=2)
+    package = packages.load_package(two_networks.folder.ensemble)
+    native = NativeImage(np.zeros((1, 8, 8), np.float32), None, None, "uint8", ".png")
+    reader = MemberReader(package, native, "cpu")
+    assert reader.multi_confidence(()) is None  # no UGS-Net
+    first, second = package.manifest.members
+    monkeypatch.setattr(package, "relation_sets", lambda member: {DISAGREEMENT: ("union", "intersection")})
+    maps = {"union": np.full((2, 8, 8), 0.5, np.float32), "intersection": np.zeros((2, 8, 8), np.float32)}
+
+    def named(member: Member, names: tuple[str, ...]) -> Iterator[tuple[str, Probabilities]]:
+        if member == first:
+            raise ArithmeticError("its probabilities are not finite")
+        return iter([(name, maps[name]) for name in names])
+
+    monkeypatch.setattr(reader, "named", named)
+    found = reader.multi_confidence(())
+    assert found is not None
+    assert np.array_equal(found, np.full((2, 8, 8), 0.25))
+    assert f"the MCM of member {first.name} is left out" in caplog.text
+    assert reader.multi_confidence([second.name]) is None
