@@ -5,7 +5,10 @@ import pytest
 
 from overread.errors import UserError
 from overread.metrics.surface import (
+    SURFACE_METRICS,
     batch_surface_dice_of_ugs_net,
+    case_distances,
+    common_unit,
     dice_of_transunet,
     hausdorff_95,
     surface,
@@ -160,3 +163,19 @@ def test_bad_input_is_named():
         surface_dice(NONE, NONE, -1.0)
     with pytest.raises(UserError, match=r"\(B, 1, H, W\)"):
         batch_surface_dice_of_ugs_net(NONE, NONE)
+
+
+def test_cases_share_one_unit():
+    assert common_unit([(1.0, 2.0), (1.0, 1.0)], 2) == "mm"
+    assert common_unit([(1.0, 2.0), None], 2) == "pixels"  # mm and pixels have no mean
+    assert common_unit([], 3) == "voxels"
+
+
+def test_distances_of_a_case_by_class():
+    prediction, truth = np.array([[1, 0, 0, 2, 3]]), np.array([[0, 1, 0, 2, 0]])
+    found = case_distances(prediction, truth, 5, [SURFACE_METRICS["nsd"], SURFACE_METRICS["hd95"]], 0.5)
+    assert found["nsd"].per_class == (0.0, 1.0, 0.0, None)  # one apart, right, false, in neither
+    assert found["hd95"].per_class == (1.0, 0.0, None, None)
+    assert (found["nsd"].mean, found["hd95"].mean) == (pytest.approx(1 / 3), 0.5)
+    missed = case_distances(truth * 0, truth, 5, [SURFACE_METRICS["hd95"]])["hd95"]
+    assert (missed.per_class, missed.mean) == ((None,) * 4, None)
