@@ -3,7 +3,8 @@
 A prepared folder holds `manifest.json` and per case `cases/<index>/image.npy` (C, D, H, W) float32; of labelled cases
 `labels.npy` (A, D, H, W) and `truth.npy` (native grid), uint8; of those with several annotators `annotations.npy`
 (A, native grid) uint8 and the image as it came, `native.npy` (C, native grid); of those with instances `instances.npy`
-(D, H, W) and `native_instances.npy`, int32; and `extra_<name>.npy` (channels, D, H, W) float32 where stored.
+(D, H, W) and `native_instances.npy`, int32; and `extra_<name>.npy` (channels, D, H, W) float32 where stored, with what
+it took in `extra_<name>.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from overread.errors import UserError
-from overread.jsonio import write_with
+from overread.jsonio import read_json, write_json, write_with
 from overread.records import Prepared, PreparedCase
 
 MANIFEST = "manifest.json"
@@ -78,9 +79,16 @@ class CaseArrays:
         """A named extra array (channels, D, H, W), memory-mapped."""
         return self._open(f"extra_{name}")
 
-    def write_extra(self, name: str, array: NDArray[Any]) -> None:
-        """Store a named extra array (channels, D, H, W) with the case."""
+    def write_extra(self, name: str, array: NDArray[Any], seconds: float | None = None) -> None:
+        """Store a named extra array (channels, D, H, W) with the case, and the seconds that computing it took."""
+        if seconds is not None:
+            write_json(self.folder / f"extra_{name}.json", {"seconds": seconds})
         write_with(self.folder / f"extra_{name}.npy", lambda path: np.save(path, array.astype(np.float32)))
+
+    def extra_seconds(self, name: str) -> float | None:
+        """Seconds that computing a named extra array took; None: not told."""
+        path = self.folder / f"extra_{name}.json"
+        return float(read_json(path)["seconds"]) if path.is_file() else None
 
     def _open(self, name: str) -> NDArray[Any]:
         path = self.folder / f"{name}.npy"

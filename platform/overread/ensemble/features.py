@@ -183,7 +183,8 @@ def case_sa(reader: MemberReader, failed: Collection[str]) -> float | None:
         segmenter = package.segmenter(member, reader.device)
         watched = _Watched(segmenter, None, LAST)
         variant = segmenter.variant(member.variant)
-        watched.watch(reader.image, member.config, reader.device, variant=variant)
+        extras = reader.extras(segmenter)
+        watched.watch(reader.image, member.config, reader.device, variant=variant, extras=extras)
         score = watched.mean()
     except Exception as error:  # a score of one member must not take the case from the others
         package.warn_once("sa_mean of member %s is left out: %s: %s", member.name, type(error).__name__, error)

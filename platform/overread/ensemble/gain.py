@@ -88,14 +88,14 @@ def keep_readings(
     path: Path, prepared: Prepared, cases: Sequence[str], config: TrialConfig, weights: Path, device: torch.device | str
 ) -> None:
     """Write the main readings of cases by a trained network."""
-    from overread.training.extras import stored_extras
+    from overread.training.extras import case_extras
     from overread.training.inference import load_segmenter, predict_volume
 
     segmenter = load_segmenter(config, weights, device)
 
     def readings() -> Iterator[tuple[str, NDArray[np.uint8]]]:
         for case in cases:
-            image, extras = np.array(open_case(prepared, case).image), stored_extras(segmenter.needs, prepared, case)
+            image, extras = np.array(open_case(prepared, case).image), case_extras(segmenter, prepared, case)
             found = predict_volume(segmenter, image, config, None, device, extras=extras)
             if not np.isfinite(found).all():
                 raise ArithmeticError("its probabilities are not finite")

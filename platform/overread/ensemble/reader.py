@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from overread.architectures.contract import Segmenter
 from overread.architectures.ugs_net import DISAGREEMENT, multi_confidence_mask
@@ -43,10 +44,22 @@ class MemberReader:
         self.device = device
         self.preprocessing = package.manifest.preprocessing
         self.image = preprocess_image(native.array, self.preprocessing)
+        self._extras: dict[str, Tensor] = {}
+        """By the name that they would be stored under."""
 
     def read(self, member: Member, segmenter: Segmenter, variant: Variant) -> Probabilities:
         """Return (K, *native) probabilities; NaN raises `ArithmeticError`."""
-        return self._native(predict_volume(segmenter, self.image, member.config, variant, self.device))
+        extras = self.extras(segmenter)
+        return self._native(predict_volume(segmenter, self.image, member.config, variant, self.device, extras=extras))
+
+    def extras(self, segmenter: Segmenter) -> dict[str, Tensor]:
+        """Return the extras of the case (channels, D, H, W): of one key, such as a teacher's maps, computed once."""
+        names = {name: segmenter.needs.stored_extra(name) for name in segmenter.needs.extras}
+        if not set(names.values()) <= self._extras.keys():
+            with torch.inference_mode():
+                found = segmenter.case_inputs(torch.from_numpy(self.image).to(self.device))
+            self._extras |= {stored: found[name] for name, stored in names.items()}
+        return {name: self._extras[stored] for name, stored in names.items()}
 
     def _native(self, prepared: Probabilities) -> Probabilities:
         if not np.isfinite(prepared).all():
@@ -133,7 +146,8 @@ class MemberReader:
                 yield name, self.read(member, segmenter, segmenter.variant(name))
         others = set(names) - variants
         if others:
-            found = predict_alternatives(segmenter, self.image, member.config, None, self.device)
+            given = (segmenter, self.image, member.config, None, self.device)
+            found = predict_alternatives(*given, extras=self.extras(segmenter))
             for name, prepared in found:
                 if name in others:
                     yield name, self._native(prepared)

@@ -28,7 +28,7 @@ from overread.records import MAIN, Batch, Prepared, TrialConfig, Variant
 from overread.reproduction.paper import Protocol, Size
 from overread.reproduction.results import CaseMeasures
 from overread.training.evaluate import predict_probabilities
-from overread.training.extras import stored_extras
+from overread.training.extras import case_extras
 from overread.training.inference import FoundInstances, load_segmenter, predict_alternatives, predict_instances
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class TestCase:
     def alternatives(self, anchors: Batch | None = None) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """Yield the other readings of `main`, by name, in the native grid; with anchors those that they give."""
         given = (self.segmenter, self.image, self.config, None, self.device)
-        extras = stored_extras(self.segmenter.needs, self.prepared, self.case_id)
+        extras = case_extras(self.segmenter, self.prepared, self.case_id)
         for name, read in predict_alternatives(*given, anchors=anchors, extras=extras):
             yield name, self.native(read)
 

@@ -20,7 +20,7 @@ from overread.metrics.surface import batch_surface_dice_of_ugs_net, hausdorff_95
 from overread.records import MAIN, Prepared
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.results import RowResult
-from overread.training.extras import stored_extras
+from overread.training.extras import case_extras
 from overread.training.inference import predict_readings
 
 Floats = NDArray[np.floating[Any]]
@@ -63,7 +63,7 @@ class Opinions:
     @classmethod
     def _read(cls, case: TestCase) -> Opinions:
         names, annotations = drawn_annotations(case.prepared, case.case_id)
-        extras = stored_extras(case.segmenter.needs, case.prepared, case.case_id)
+        extras = case_extras(case.segmenter, case.prepared, case.case_id)
         read = predict_readings(case.segmenter, case.image, case.config, case.device, extras=extras)
         maps = {name: 1 - case.native(p)[0] for name, p in read if name in (MAIN, *BRANCHES)}
         return cls(main=maps.pop(MAIN), branches=maps, annotations=annotations, names=names)

@@ -15,7 +15,7 @@ from overread.data.store import open_case
 from overread.metrics.overlap import CaseDice, case_dice
 from overread.records import MAIN, Prepared, TrialConfig, Variant, VariantScore
 from overread.training.collective import sum_over_ranks
-from overread.training.extras import stored_extras
+from overread.training.extras import case_extras
 from overread.training.inference import PLAIN, predict_volume
 from overread.training.step import Precision
 
@@ -30,7 +30,7 @@ def predict_case(
     *,
     precision: Precision = PLAIN,
 ) -> np.ndarray:
-    """Return the predicted class ids (uint8) of a prepared case in its native grid, read with its stored extras."""
+    """Return the predicted class ids (uint8) of a prepared case in its native grid; see `predict_probabilities`."""
     native = predict_probabilities(segmenter, prepared, case_id, config, variant, device, precision=precision)
     return np.argmax(native, axis=0).astype(np.uint8)
 
@@ -45,10 +45,10 @@ def predict_probabilities(
     *,
     precision: Precision = PLAIN,
 ) -> np.ndarray:
-    """Return the probabilities (K, *native) float32 of a prepared case, read with its stored extras."""
+    """Return the probabilities (K, *native) float32 of a prepared case, read with its extras, which are then stored."""
     case = prepared.case(case_id)
     image = open_case(prepared, case_id).image
-    extras = stored_extras(segmenter.needs, prepared, case_id)
+    extras = case_extras(segmenter, prepared, case_id)
     probabilities = predict_volume(
         segmenter, np.array(image), config, variant, device, extras=extras, precision=precision
     )
