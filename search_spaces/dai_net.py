@@ -1,9 +1,10 @@
-"""Space of DAI-Net: form, switches, fusion or backbone, teacher of the maps, loss weights, optimiser, augmentation.
+"""Space of DAI-Net: form, switches, fusion or backbone, teacher of the maps, losses, optimiser, augmentation.
 
 `dai_net/maps` is the number of the teacher as they were given (`--teacher`, several are compared); without one there is
 only a ViT with random weights, whose maps are edges rather than organs. Width and batch size come from the budget. The
-first points have the published networks and loss with an optimiser that suits a short training; the last has the
-paper's own training (Adam 1e-4 with polynomial decay, flips, rotations up to 20 degrees).
+first points have the published networks and loss (Dice of Eq. 4, `dice_all`) and augmentation (chance 1/2 a quarter
+turn and a flip, else with 1/2 a rotation up to 20 degrees) with an optimiser that suits a short training; the last has
+the paper's own (Adam 1e-4 with polynomial decay).
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ PUBLISHED = {
     "dai_net/maps": 0,
     "dai_net/ce": 0.5,
     "dai_net/dice": 0.5,
+    "dai_net/dice_form": "dice_all",
     "dai_net/recipe": "adamw one_cycle",
     "dai_net/learning_rate": 3e-3,
-    "dai_net/flip": True,
+    "dai_net/turns": "quarter and flip",
     "dai_net/rotate_degrees": 20.0,
     "dai_net/intensity": 0.0,
 }
@@ -61,16 +63,20 @@ def suggest(trial: optuna.Trial, context: SpaceContext) -> dict[str, Any]:
         options["backbone"] = trial.suggest_categorical("dai_net/backbone", backbones)
     losses = {
         "ce": trial.suggest_categorical("dai_net/ce", [0.5, 1.0]),
-        "dice": trial.suggest_categorical("dai_net/dice", [0.0, 0.5, 1.0]),
+        "dice": 0.0,
     }
+    form_of_dice = trial.suggest_categorical("dai_net/dice_form", ["dice_all", "dice_squared", "dice"])
+    losses[form_of_dice] = trial.suggest_categorical("dai_net/dice", [0.0, 0.5, 1.0])
     name, schedule = trial.suggest_categorical("dai_net/recipe", ["adamw one_cycle", "adam poly"]).split()
     optimiser = {
         "name": name,
         "schedule": schedule,
         "learning_rate": trial.suggest_float("dai_net/learning_rate", 1e-4, 1e-2, log=True),
     }
+    turns = trial.suggest_categorical("dai_net/turns", ["quarter and flip", "flips", "none"])
     augment = {
-        "flip": trial.suggest_categorical("dai_net/flip", [True, False]),
+        "flip": turns == "flips",
+        "turn_and_flip": turns == "quarter and flip",
         "rotate_degrees": trial.suggest_categorical("dai_net/rotate_degrees", [0.0, 20.0]),
         "scale": 0.0,
         "intensity": trial.suggest_categorical("dai_net/intensity", [0.0, 0.1]),

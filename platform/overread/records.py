@@ -229,6 +229,13 @@ class AugmentConfig(JsonRecord):
     intensity: float = 0.1
     probability: float = 0.5
     """Chance of each of rotation-and-scale and intensity per sample; each flip has chance 1/2."""
+    turn_and_flip: bool = False
+    """With chance 1/2 a quarter turn of any number and a flip in the plane, and then no rotation and scale (the program
+    of TransUNet, whose `probability` is 1/2)."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON that names `turn_and_flip` only where it is on: earlier fingerprints and keys stay."""
+        return {key: value for key, value in super().to_json().items() if key != "turn_and_flip" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -517,6 +524,8 @@ class Needs:
     annotators: bool = False
     """Every annotator's own label; otherwise `Batch.soft_targets` is all that is used."""
     instances: bool = False
+    least_side: int = 1
+    """Shortest in-plane side of a whole image, in pixels and before padding: one patch of a ViT that looks at it."""
     extras: Mapping[str, Extra] = field(default_factory=dict)
     """Named extra arrays (attention maps)."""
 

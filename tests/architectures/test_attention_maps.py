@@ -96,3 +96,13 @@ def test_an_image_smaller_than_a_patch_is_refused():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         AttentionOptions.from_json(options)
+
+
+def test_slices_of_a_window_have_the_maps_of_standardised_ones():
+    maps, case = AttentionMaps(SMALL), image(2, 3, 24, 40)
+    windowed = case.sigmoid()  # 0..1, as CT within a window
+    each = [(channel - channel.mean()) / channel.std(correction=0) for part in windowed for channel in part]
+    standard = torch.stack(each).unflatten(0, (2, 3))
+    torch.testing.assert_close(maps(windowed), maps(standard))
+    torch.testing.assert_close(maps(5 * windowed - 1), maps(standard))
+    assert torch.isfinite(maps(torch.full((1, 2, 16, 16), 0.7))).all()

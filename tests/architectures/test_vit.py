@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from overread.architectures.contract import count_parameters
-from overread.architectures.vit import ViT, ViTOptions, as_rgb, as_square, official_name
+from overread.architectures.vit import ViT, ViTOptions, as_rgb, as_square, official_name, standardised
 from overread.errors import UserError
 
 SMALL = ViTOptions(size="tiny", patch=16, depth=2)
@@ -103,3 +103,10 @@ def test_images_become_square_and_have_three_channels():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         ViTOptions.from_json(options)
+
+
+def test_slices_are_standardised_by_channel():
+    slices = torch.tensor([[[[0.0, 0.2], [0.4, 0.6]], [[0.7, 0.7], [0.7, 0.7]]]])
+    found = standardised(slices)
+    torch.testing.assert_close(found[0, 0], torch.tensor([[-3.0, -1.0], [1.0, 3.0]]) / 5**0.5)
+    assert torch.equal(found[0, 1], torch.zeros(2, 2))  # flat

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from overread.architectures import ARCHITECTURES, count_parameters
 from overread.architectures.vit import ViTOptions
@@ -18,11 +19,11 @@ from overread.data import nifti
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import prepare_dataset
 from overread.data.store import open_case
-from overread.jsonio import write_json
+from overread.jsonio import read_json, write_json
 from overread.reproduction import PAPERS, dainet
-from overread.reproduction.configs import options_at, prepare_settings
+from overread.reproduction.configs import loss_terms, options_at, prepare_settings
 from overread.reproduction.cost import published_parameters
-from overread.reproduction.measuring import TestCase
+from overread.reproduction.measuring import TestCase, measure_mask
 from overread.reproduction.printed import printed
 from overread.reproduction.program import ReproductionSettings, choose_rows, reproduce
 from overread.reproduction.results import CaseMeasures, Findings, RowResult
@@ -46,6 +47,9 @@ def test_the_core_rows_are_those_of_table_3():
     counts = [published_parameters(paper.row(name)) for name in core[1:]]
     assert counts == [31_046_345, 40_452_425, 42_811_721, 43_549_001, 43_585_865]
     assert options_at(paper.row("DAINet 0111"), 0.25) == {"switches": [False, True, True, True], "width": 16}
+    assert paper.published_classes == 9
+    assert published_parameters(paper.row("U-Net"), 9) == 31_042_889  # as the sheet counts them
+    assert published_parameters(paper.row("MT-UNet"), 9) - published_parameters(paper.row("MT-UNet"), 4) == 5 * 65
 
 
 def test_the_teacher_of_the_paper() -> None:
@@ -125,7 +129,9 @@ def test_measures_by_hand() -> None:
     compat = [found[f"compat_dice_{name}"] for name in ("aorta", "liver", "spleen", "stomach")]
     assert compat == [pytest.approx(2 / 11), 0.0, 1.0, 0.0]
     assert found["mean_compat_hd95"] == pytest.approx(8.5 / 4)
-    assert read(None)["hd95_aorta"] == pytest.approx(8.5)
+    unknown = read(None)
+    assert (unknown["hd95_aorta"], unknown["mean_hd95"]) == (None, None)  # not in mm
+    assert unknown["voxels_aorta"] == pytest.approx(8.5)
 
 
 def test_synapse_has_table_1_and_distances_in_both_units(tmp_path: Path) -> None:
@@ -151,8 +157,47 @@ def test_synapse_has_table_1_and_distances_in_both_units(tmp_path: Path) -> None
     assert distances.columns[1::2] == ("mean, mm", "mean, voxels", "mean, printed (voxels)")
     rows = {row[0]: row for row in distances.rows}
     assert rows["U-Net"][1:] == ("6.00 (n=1)", "6.00 (n=1)", "2.00 (n=1)", "–", "33.99")  # noqa: RUF001
-    acdc = dainet.exhibits(replace(findings, prepared=replace(prepared, dataset="ACDC")))
+    assert not any("pretraining" in title.lower() for title in tables)  # there is no teacher
+    mixed = (replace(cases[0], spacing=None), *cases[1:])
+    acdc = dainet.exhibits(replace(findings, prepared=replace(prepared, dataset="ACDC", cases=mixed)))
     assert acdc[0].title.startswith("Table 2")
+    by_title = {table.title: {row[0]: row for row in table.rows} for table in acdc}
+    compat = by_title["By the rule of TransUNet's program for empty masks"]
+    assert [compat[name][2] for name in ("DAINet 1111", "DAINet 0001", "DAINet single", "V-Net")] == [
+        "91.90", "91.71", "90.38", "–",  # noqa: RUF001
+    ]  # fmt: skip
+    assert "mean, mm" in next(table for table in acdc if table.title.startswith("HD95")).columns
+    assert {case.spacing for case in replace(prepared, cases=mixed).cases} == {None, (3.0, 1.0, 1.0)}
+
+
+def test_imported_masks_are_measured_as_ours_are(tmp_path: Path) -> None:
+    prepared = tiny_prepared(tmp_path, cases=4, shape=(1, 8, 8))
+    truth = np.asarray(open_case(prepared, "case1").truth)
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    Image.fromarray(truth).save(folder / "case1.png")
+    measured = measure_mask(folder, prepared, "case1", paper=PAPERS["dainet"])
+    assert (measured.values["mean_dice"], measured.values["dice_square"], measured.values["dice"]) == (1.0, 1.0, 1.0)
+    assert measured.values["mean_voxels"] == 0.0
+    bare = measure_mask(folder, prepared, "case1")
+    assert set(bare.values) < set(measured.values)
+    result = RowResult(row="DAINet 1111", parameters=0, steps=0, seconds=0.0, epochs=(), cases=(bare,))
+    paper = PAPERS["dainet"]
+    findings = Findings(paper, "small", paper.protocols["small"], prepared, {"DAINet 1111": result})
+    assert dainet._chosen(findings, "DAINet 1111", 3) == ["case1"]
+
+
+def test_every_row_has_the_loss_and_the_augmentation_of_the_paper() -> None:
+    for size in ("small", "paper"):
+        protocol = PAPERS["dainet"].protocols[size]
+        found = protocol.augment
+        assert (found.turn_and_flip, found.rotate_degrees, found.probability) == (True, 20.0, 0.5)
+        assert (found.flip, found.scale, found.intensity) == (False, 0.0, 0.0)
+        for row in PAPERS["dainet"].rows:
+            weights = ARCHITECTURES[str(row.architecture)].segmenter.default_losses | protocol.losses
+            assert set(protocol.losses) <= loss_terms(row)
+            weights.pop("jigsaw", None)  # of DARR's own
+            assert {name: weight for name, weight in weights.items() if weight} == {"ce": 0.5, "dice_all": 0.5}
 
 
 def test_the_synapse_protocol_prepares_hu_organs_and_split(tmp_path: Path) -> None:
@@ -183,14 +228,36 @@ def write_nifti(path: Path, voxels: np.ndarray) -> None:
     nifti.write(path, voxels, None, np.diag([1.0, 1.0, 3.0, 1.0]))
 
 
+def phantom_with_unlabelled(root: Path) -> Path:
+    """Write a phantom with an unlabelled image of every patient in `imagesTs`, and one of another."""
+    data = write_phantom(root / "data", PhantomSettings(cases=10, size=32, channels=2, seed=1))
+    others = write_phantom(root / "others", PhantomSettings(cases=11, size=32, channels=2, seed=2))
+    write_json(data / "dataset.json", read_json(data / "dataset.json") | {"name": "ACDC phantom"})
+    names = [path.name.removesuffix("_0000.png") for path in sorted((data / "imagesTr").glob("*_0000.png"))]
+    given = [path.name.removesuffix("_0000.png") for path in sorted((others / "imagesTr").glob("*_0000.png"))]
+    (data / "imagesTs").mkdir()
+    groups = {name: name for name in names}
+    for source, name in zip(given, [*names, "new"], strict=True):
+        groups[f"ts-{name}"] = name
+        for channel in ("0000", "0001"):
+            target = data / "imagesTs" / f"ts-{name}_{channel}.png"
+            (others / "imagesTr" / f"{source}_{channel}.png").rename(target)
+    rows = [f"{case},{group}" for case, group in groups.items()]
+    (data / "groups.csv").write_text("\n".join(["case,group", *rows]) + "\n")
+    return data
+
+
 @pytest.mark.ray
-def test_rows_wait_for_the_teacher_and_share_its_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_wait_for_the_teacher_and_share_its_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "overread")
     small = replace(dainet.PROTOCOLS["small"], max_side=32, width=1 / 32, steps=2, validations=1, folds=2, batch_size=4)
     rows = tuple(row for row in PAPERS["dainet"].rows if row.name in ("U-Net", "DAINet single", "DAINet 1111"))
     paper = replace(PAPERS["dainet"], rows=rows, protocols={"small": small})
     monkeypatch.setitem(PAPERS._entries, "dainet", paper)
     monkeypatch.setitem(dainet.PRETRAINING, "small", TINY)
-    data = write_phantom(tmp_path / "ACDC-phantom", PhantomSettings(cases=10, size=32, seed=1))
+    data = phantom_with_unlabelled(tmp_path)
     out = tmp_path / "out"
     settings = ReproductionSettings(paper="dainet", data=data, out=out, rows=("U-Net",), cache=tmp_path / "cache")
     with session(num_cpus=2):
@@ -201,22 +268,37 @@ def test_rows_wait_for_the_teacher_and_share_its_maps(tmp_path: Path, monkeypatc
         full = reproduce(replace(settings, rows=("core",)), ray_map)
         assert set(full.results) == {"U-Net", "DAINet single", "DAINet 1111"}
         assert full.made is not None
-        maps = [path for case in full.prepared.cases for path in open_case(full.prepared, case).folder.glob("extra_*")]
+        folders = [open_case(full.prepared, case).folder for case in full.prepared.cases]
+        maps = [path for folder in folders for path in folder.glob("extra_*.npy")]
         times = [path.stat().st_mtime_ns for path in maps]
         assert len(maps) == 10
         again = reproduce(replace(settings, rows=("core",)), ray_map)
     assert again.made == full.made
+    looks = [(call.found, call.computed) for call in dainet._map_calls(full.made.folder)]
+    assert looks == [(0, 10), (10, 0), (10, 0)]  # computed; looked again at once; the second call
+    assert [record.message for record in caplog.records if "attention of" in record.message] == [
+        "computing attention of 10 cases of 'ACDC phantom': none are stored yet"
+    ]
     assert [path.stat().st_mtime_ns for path in maps] == times
     outcome = PretrainOutcome.load(full.made.folder / OUTCOME)
     splits = full.prepared.splits
-    assert outcome.cases == splits.fold(0).train
-    assert not set(outcome.cases) & {*splits.locked, *splits.fold(0).validation}
+    train = splits.fold(0).train
+    # of the unlabelled images those of training patients and of nobody's, none of a locked or validation patient
+    assert outcome.cases[: len(train)] == train
+    assert sorted(outcome.cases[len(train) :]) == sorted(["ts-new", *(f"ts-{case}" for case in train)])
+    assert not set(outcome.groups) & {*splits.locked, *splits.fold(0).validation}
     tables = {path.name: list(csv.reader(path.open())) for path in (out / "tables").glob("*.csv")}
     third = {row[0]: row for row in tables["02-table-3-single-and-dual-encoders-by-switches.csv"]}
     assert third["DAINet 1111"][-3:] == ["91.90", "–", "–"]  # noqa: RUF001  (print: mean; the phantom's organs are not)
     assert third["DAINet 0001"][1] == "not trained here"
     facts = dict(tables["04-pretraining-of-the-teacher.csv"])
-    assert facts["maps, s per case"].endswith("(10 cases computed once, stored ever after)")
+    assert facts["maps, s per case"].endswith("at most (10 cases, each computed once and stored)")
+    assert facts["maps, look 1"].startswith("0 found, 10 computed, ")
+    assert facts["maps, look 3"].startswith("10 found, 0 computed, ")
+    assert facts["ViT"] == "192 channels, 1 blocks, 3 heads: 3 map channels (paper: 6)"
+    report = (out / "report.md").read_text()
+    assert "Tested: 2 cases of 2 groups (patients)." in report
+    assert "No early stopping" in report
     for figure in ("attention-maps.png", "pretraining.png", "examples.png", "training-curves.png"):
         assert (out / "figures" / figure).stat().st_size > 1000
 

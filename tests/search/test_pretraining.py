@@ -105,6 +105,16 @@ def test_nothing_is_deleted_before_all_is_checked(prepared: Prepared, tmp_path: 
     assert (out / OUTCOME).is_file()
 
 
+def test_weights_that_have_seen_held_out_cases_are_refused_at_once(prepared: Prepared, tmp_path: Path) -> None:
+    first, out = tmp_path / "first", tmp_path / "dino"
+    pretrain_teacher(prepared, CONFIG, first, fold=1)
+    config = replace(CONFIG, start=str(first / TEACHER))
+    with pytest.raises(UserError, match="must not have seen cases that are held out here"):
+        pretrain_teacher(prepared, config, out)
+    assert not out.exists()
+    assert pretrain_teacher(prepared, config, out, fold=1) is not None
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_folder_of_another_training_is_left_alone(prepared: Prepared, tmp_path: Path, fresh: bool) -> None:
     out = tmp_path / "trial"

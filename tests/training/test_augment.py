@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from overread.records import AugmentConfig, Batch
-from overread.training.augment import Draws, Share, _affine, _change, augment
+from overread.training.augment import Draws, Share, _affine, _change, augment, draw
+from overread.training.seeds import generator_for
 
 OFF = AugmentConfig(flip=False, rotate_degrees=0.0, scale=0.0, intensity=0.0)
 
@@ -116,3 +118,49 @@ def test_partner_has_draws_of_its_own() -> None:
     assert changed.partner is not None
     assert changed.partner.partner is None
     assert not torch.equal(changed.images, changed.partner.images)
+
+
+def test_quarter_turns_go_before_flips_and_are_exact() -> None:
+    images = torch.tensor([[[[1.0, 2], [3, 4]]]]).expand(3, 1, 2, 2)
+    flips = torch.tensor([[False, False], [False, False], [True, False]])
+    drawn = draws(3, flips=flips, turns=torch.tensor([1, 2, 1]))
+    changed = _change(batch_of(images, images.to(torch.uint8)), drawn)
+    expected = torch.tensor([[[[2.0, 4], [1, 3]]], [[[4.0, 3], [2, 1]]], [[[1.0, 3], [2, 4]]]])
+    assert torch.equal(changed.images, expected)
+    assert torch.equal(changed.labels, expected.to(torch.uint8))
+
+
+def test_half_are_turned_and_flipped_and_half_of_the_others_rotated() -> None:
+    config = AugmentConfig(flip=False, turn_and_flip=True, rotate_degrees=20.0, scale=0.0, intensity=0.0)
+    image = torch.tensor([[[[1.0, 2], [3, 4]]]]).expand(4000, 1, 2, 2)
+    batch = batch_of(image, image.to(torch.uint8))
+    drawn = draw(config, batch, Share(4000), generator_for(0, 1))
+    flipped, rotated = drawn.flips.sum(1), drawn.angles != 0
+    assert flipped.unique().tolist() == [0, 1]  # one axis of the two
+    assert flipped.float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert rotated.float().mean().item() == pytest.approx(0.25, abs=0.04)
+    assert not (rotated & (flipped > 0)).any()
+    assert drawn.turns is not None
+    assert torch.bincount(drawn.turns[flipped > 0]).tolist() == pytest.approx([500] * 4, abs=100)
+    assert not drawn.turns[flipped == 0].any()
+    plain = draw(replace(config, turn_and_flip=False), batch, Share(4000), generator_for(0, 1))
+    assert torch.equal(plain.angles[flipped == 0], drawn.angles[flipped == 0])  # no other draw has moved
+    changed = augment(batch, replace(config, rotate_degrees=0.0), seed=0, step=1, share=Share(4000)).images
+    assert len(changed.flatten(1).unique(dim=0)) == 5  # as it is, and mirrored at either axis or diagonal
+
+
+def test_sides_of_different_length_only_make_half_turns() -> None:
+    config = AugmentConfig(flip=False, turn_and_flip=True, rotate_degrees=0.0, scale=0.0, intensity=0.0)
+    images = torch.rand(16, 1, 3, 4, 6)
+    batch = batch_of(images, images.to(torch.uint8))
+    drawn = draw(config, batch, Share(16), generator_for(0, 1))
+    assert drawn.turns is not None
+    assert set(drawn.turns.tolist()) == {0, 2}
+    assert not drawn.flips[:, 0].any()  # in the plane
+    assert augment(batch, config, seed=0, step=1, share=Share(16)).images.shape == images.shape
+
+
+def test_configs_without_turns_keep_their_fingerprint() -> None:
+    assert "turn_and_flip" not in AugmentConfig().to_json()
+    on = AugmentConfig(turn_and_flip=True)
+    assert AugmentConfig.from_json(on.to_json()) == on

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from overread.architectures.attention_maps import AttentionMaps
 from overread.architectures.contract import Losses, build_segmenter
 from overread.data.store import open_case
 from overread.records import AugmentConfig, Batch, Extra, Needs, Prepared, Readings, Variant
-from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config
+from overread.testing.tiny import TinyOptions, TinySegmenter, tiny_architecture, tiny_config, tiny_prepared
 from overread.training.evaluate import predict_case
-from overread.training.extras import ensure_extras, lacking_extras, stored_extras
+from overread.training.extras import case_extras, ensure_extras, extras_seconds, lacking_extras, stored_extras
 from overread.training.inference import predict_volume
 from overread.training.worker import WorkerContext, train_trial
 
@@ -100,9 +102,12 @@ def test_prepared_cases_are_read_with_stored_extras_and_new_ones_compute_theirs(
     ensure_extras(segmenter, prepared, ["case0"])
     mask = predict_case(segmenter, prepared, "case0", CONFIG, None, "cpu")
     assert len(CALLS) == 1
+    for _ in range(2):  # such as a locked case, read by two members
+        predict_case(segmenter, prepared, "case1", CONFIG, None, "cpu")
+    assert len(CALLS) == 2
     image = np.array(open_case(prepared, "case0").image)
     new = predict_volume(segmenter, image, CONFIG, None, "cpu")
-    assert len(CALLS) == 2
+    assert len(CALLS) == 3
     np.testing.assert_array_equal(mask, new.argmax(0)[0])
 
 
@@ -167,3 +172,48 @@ def test_a_case_that_another_trial_has_stored_meanwhile_is_left_out(prepared: Pr
     segmenter.case_inputs = race  # type: ignore[method-assign]
     ensure_extras(segmenter, prepared, ids)
     assert len(CALLS) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 40, 200])
+def test_a_file_that_is_cut_short_is_computed_anew(prepared: Prepared, kept: int) -> None:
+    segmenter = build_segmenter(CONFIG)
+    ensure_extras(segmenter, prepared, ["case0"])
+    arrays = open_case(prepared, "case0")
+    path = arrays.folder / "extra_twice-v1.npy"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert stored_extras(segmenter.needs, prepared, "case0") is None
+    assert case_extras(segmenter, prepared, "case0")["twice"].shape == (1, 1, 8, 8)
+    assert segmenter.training
+    np.testing.assert_array_equal(arrays.read_extra("twice-v1"), 2 * arrays.image)
+
+
+def test_what_computing_took_is_kept_beside_the_extras(prepared: Prepared) -> None:
+    segmenter = build_segmenter(CONFIG)
+    ids = [case.id for case in prepared.cases]
+    assert extras_seconds(segmenter.needs, prepared, ids) == []
+    ensure_extras(segmenter, prepared, ids[:3])
+    open_case(prepared, ids[3]).write_extra("twice-v1", np.zeros((1, 1, 8, 8)), 2.5)
+    found = extras_seconds(segmenter.needs, prepared, ids)
+    assert len(found) == 4
+    assert found[3] == 2.5
+    assert all(0 < seconds < 2.5 for seconds in found[:3])
+
+
+def test_two_trainings_and_readers_of_dai_net_compute_the_maps_of_a_case_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = tiny_prepared(tmp_path, cases=6, shape=(1, 16, 16))
+    asked: list[int] = []
+    forward = AttentionMaps.forward
+
+    def counted(self: AttentionMaps, image: Tensor) -> Tensor:
+        asked.append(image.shape[1])
+        return forward(self, image)
+
+    monkeypatch.setattr(AttentionMaps, "forward", counted)
+    attention = {"vit": {"size": "tiny", "patch": 16, "depth": 1}, "image_size": 16}
+    for name, switches in (("a", [True] * 4), ("b", [False] * 4)):
+        options = {"width": 1, "attention": attention, "switches": switches}
+        config = replace(CONFIG, architecture="dai_net", options=options, patch_size=(16, 16), steps=1, epochs=1)
+        assert train_trial(config, prepared, context_of(tmp_path / name)).state == "finished"
+        assert asked == [1] * 6  # the second finds those of the first

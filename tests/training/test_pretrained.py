@@ -20,8 +20,9 @@ from overread.architectures.encoders import build_encoder
 from overread.architectures.vit import ViT, ViTOptions, official_name
 from overread.data.hashing import file_sha256
 from overread.errors import UserError
+from overread.records import TrialConfig
 from overread.testing.tiny import TinySegmenter, tiny_architecture, tiny_config
-from overread.training.pretrained import load_into, load_pretrained, read_weights, with_channels
+from overread.training.pretrained import check_pretrained, load_into, load_pretrained, read_weights, with_channels
 
 
 @dataclass
@@ -249,3 +250,22 @@ def test_a_training_starts_from_the_files_that_a_segmenter_names(tmp_path: Path)
     segmenter.file = (str(tmp_path / "none"), "0" * 64)
     with pytest.raises(UserError, match="must be readable"):
         load_pretrained(segmenter)
+
+
+def test_the_driver_refuses_a_file_that_a_worker_could_not_load(tmp_path: Path) -> None:
+    path = tmp_path / "teacher.safetensors"
+    save_file({official_name(n): v for n, v in ViT(ViTOptions(size="tiny", depth=2)).state_dict().items()}, path)
+
+    def config(sha256: str, depth: int, name: str = path.name) -> TrialConfig:
+        attention = {"vit": {"size": "tiny", "depth": depth}, "teacher": str(tmp_path / name), "teacher_sha256": sha256}
+        options = {"width": 1, "attention": attention}
+        return tiny_config(architecture="dai_net", options=options, patch_size=(16, 16))
+
+    right = file_sha256(path)
+    check_pretrained([tiny_config(), config(right, 2), config(right, 2)])
+    with pytest.raises(UserError, match=r"those of a ViT, but they have unexpected blocks\.1\..* more$"):
+        check_pretrained([config(right, 2), config(right, 1)])
+    with pytest.raises(UserError, match="restore the file"):
+        check_pretrained([config("0" * 64, 2)])
+    with pytest.raises(UserError, match="must be readable"):
+        check_pretrained([config(right, 2, "none.safetensors")])

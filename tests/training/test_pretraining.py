@@ -141,7 +141,7 @@ def stopping_after(checks: int) -> Callable[[], bool]:
 
 
 def test_time_may_be_up_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining, "CHECK_EVERY", 1)
+    monkeypatch.setattr(pretraining, "CHECK_SECONDS", 0.0)  # every step takes longer
     reports: list[int] = []
 
     def note(report: EpochReport, saved: Path | None) -> None:
@@ -199,6 +199,15 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     assert [report.metrics["collapsed"] for report in outcome.epochs] == [0.0, 1.0]  # not before the rate has risen
     assert "same even output for all images" in outcome.warning
     assert caplog.records[0].message == f"epoch 2: {outcome.warning}"
+    attention_options(tmp_path / "hot")  # said again to who takes its maps
+    assert caplog.records[-1].message == f"teacher {tmp_path / 'hot'}: {outcome.warning}"
+
+
+def test_brightness_and_contrast_of_the_slices_do_not_matter(tmp_path: Path) -> None:
+    once = replace(CONFIG, epochs=1)
+    plain = pretrain(once, Noise(), context_of(tmp_path / "plain"))
+    doubled = pretrain(once, Noise(scale=2.0), context_of(tmp_path / "doubled"))
+    assert doubled.teacher_sha256 == plain.teacher_sha256
 
 
 def process(rank: int, folder: Path) -> None:

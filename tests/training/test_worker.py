@@ -247,6 +247,11 @@ def test_what_the_data_lack_is_told(prepared: Prepared) -> None:
     worker.check_fits(tiny_config(options={"size_multiple": 16}), prepared)
     with pytest.raises(UserError, match="must have the data's 1 channels"):
         worker.check_fits(tiny_config(in_channels=2), prepared)
+    maps = tiny_config(architecture="dai_net", options={"width": 1}, patch_size=(16, 16))
+    with pytest.raises(UserError, match=r"dai_net must have .* one patch, 16 pixels, .* 10 of 10 .*case0: \(8, 8\)"):
+        worker.check_fits(maps, prepared)
+    small_patches = {"vit": {"size": "tiny", "patch": 8, "depth": 1}, "image_size": 8}
+    worker.check_fits(replace(maps, options=maps.options | {"attention": small_patches}), prepared)
 
 
 def test_all_folds_train_without_validation_and_the_last_weights_stay(tmp_path: Path) -> None:

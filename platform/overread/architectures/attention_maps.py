@@ -1,11 +1,11 @@
 """Attention maps of a frozen DINO teacher as a further input of a network (Yeganeh et al. 2023, "DAI-Net", step 1).
 
-Each slice is resized to a square, grey is repeated to three channels, and the maps of the last block's CLS token are
-taken (`ViT.attention_maps`); they are enlarged to pixels by nearest neighbour, brought to the slice's size bilinearly,
-and each is scaled to 0..1 by its own minimum and maximum. Nothing here is trained: maps are computed once per case and
-stored under `Extra.key`, a hash of the teacher's weights and of all settings.
-Differs from the reference script: the teacher sees prepared images, which have zero mean and unit variance of
-themselves, instead of the mean and variance of ImageNet; images of several channels other than three give their mean.
+Each slice is standardised and resized to a square, grey is repeated to three channels, and the maps of the last block's
+CLS token are taken (`ViT.attention_maps`); they are enlarged to pixels by nearest neighbour, brought to the slice's
+size bilinearly, and each is scaled to 0..1 by its own minimum and maximum. Nothing here is trained: maps are computed
+once per case and stored under `Extra.key`, a hash of the teacher's weights and of all settings.
+Differs from the reference script: each slice gets zero mean and unit variance of itself, instead of the mean and
+variance of ImageNet; images of several channels other than three give their mean.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from overread.architectures.blocks import nearest
 from overread.architectures.contract import Pretrained
-from overread.architectures.vit import ViT, ViTOptions, as_rgb, as_square, official_name
+from overread.architectures.vit import ViT, ViTOptions, as_rgb, as_square, official_name, standardised
 from overread.errors import UserError
 from overread.jsonio import JsonRecord, fingerprint
 from overread.records import Extra
 
-VERSION = 1
+VERSION = 2
 """Raise when maps of equal weights and settings change."""
 RANDOM_SEED = 0
 """Of the weights where no teacher is named: its own, so that the key of their maps tells all about them."""
@@ -64,7 +64,8 @@ class AttentionOptions(JsonRecord):
 
 def slice_maps(vit: ViT, slices: Tensor, image_size: int) -> Tensor:
     """Return the maps (N, heads, H, W) of slices (N, C, H, W), each scaled to 0..1; a flat one is 0."""
-    maps = nearest(vit.attention_maps(as_rgb(as_square(slices.float(), image_size))), vit.options.patch)
+    squares = as_square(standardised(slices.float()), image_size)
+    maps = nearest(vit.attention_maps(as_rgb(squares)), vit.options.patch)
     maps = F.interpolate(maps, size=slices.shape[2:], mode="bilinear", align_corners=False)
     low, high = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
     return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)

@@ -15,9 +15,9 @@ bottom's two convolutions, as in the same group's Y-Net (`fusion` "pooled"); "ow
 level and concatenates those.
 Its Dice (Eq. 4) is over all classes, with 1e-5 in numerator and denominator: the loss term `dice_all`; that of the
 program of MT-UNet, whose protocol it follows, has squares in the denominator: `dice_squared`. It sums over the whole
-batch, both terms here over each sample. By default ours is `dice`, over the foreground and with 1 in place of 1e-5, as
-in all networks here, so that rows differ in the network alone; with 1e-5 the term of a slice without a class is 1 for
-whatever is predicted, without a gradient.
+batch, both terms here over each sample. Unless told, ours is `dice`, over the foreground and with 1 in place of 1e-5,
+as in all networks here: with 1e-5 the term of a slice without a class is 1 for whatever is predicted, without a
+gradient. The first points of the search space and the rows of `overread reproduce dainet` have the paper's, `dice_all`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from overread.architectures.backbone import BackboneOptions
 from overread.architectures.blocks import DoubleConv, initialise_he, max_pool, transposed_up
 from overread.architectures.contract import EncoderDecoder, Losses, Network, Pretrained, Published, architecture
 from overread.architectures.encoders import build_encoder
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, SoftmaxSegmenter
 from overread.errors import UserError
 from overread.records import Batch, Readings, Variant
 
@@ -140,7 +140,7 @@ def _published(**options: object) -> Published:
 class DAINetSegmenter(SoftmaxSegmenter):
     """DAI-Net with a softmax head and its teacher, which members carry. Needs the extra `attention`."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5, "dice_all": 0.0, "dice_squared": 0.0}  # noqa: RUF012  (a ClassVar)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     def __init__(
         self,
@@ -155,7 +155,8 @@ class DAINetSegmenter(SoftmaxSegmenter):
         network = build_network(options, in_channels=stacked, spatial_dims=spatial_dims)
         super().__init__(network, classes=classes, losses=losses)
         self.attention = AttentionMaps(options.attention)
-        self.needs = replace(self.needs, extras={ATTENTION: self.attention.extra})
+        patch = options.attention.vit.patch
+        self.needs = replace(self.needs, extras={ATTENTION: self.attention.extra}, least_side=patch)
 
     def pretrained(self) -> tuple[Pretrained, ...]:
         """Return the file of the teacher, if it has one."""

@@ -18,7 +18,7 @@ from overread.records import Batch, Needs, Readings, Variant
 
 PRIOR = 0.05
 """Share of foreground that an untrained network predicts, over all foreground classes."""
-SOFTMAX_LOSSES = {"ce": 1.0, "dice": 0.0}
+SOFTMAX_LOSSES = {"ce": 1.0, "dice": 0.0, "dice_all": 0.0, "dice_squared": 0.0}
 """Terms of softmax networks; cross-entropy alone is what U-Net and U-Netmer publish."""
 TINY = 1e-5
 """Smoothing of Dice in DAI-Net's Eq. 4 and in the programs of TransUNet and MT-UNet."""
@@ -29,8 +29,8 @@ SIGMOID_LOSSES = {"focal": 0.5, "dice": 1.0, "lovasz": 0.5}
 def softmax_losses(logits: Tensor, targets: Tensor, weights: Mapping[str, float]) -> Losses:
     """Return the weighted loss and its terms for logits and soft targets (B, K, *S).
 
-    `dice` is over the foreground, smoothed by 1; `dice_all` and `dice_squared`, for networks that name them, are over
-    all classes and smoothed by `TINY`, the latter with squares in its denominator.
+    `dice` is over the foreground, smoothed by 1; `dice_all` and `dice_squared` are over all classes and smoothed by
+    `TINY`, the latter with squares in its denominator.
     """
 
     def dice_of_all(squared: bool) -> Tensor:
@@ -125,7 +125,7 @@ def relation_classes(logits: Tensor) -> Tensor:
 
 
 class SoftmaxSegmenter(Segmenter):
-    """Any Network with a head (1x1, or of `kernel`) over all classes: softmax, cross-entropy and foreground Dice."""
+    """Any Network with a head (1x1, or of `kernel`) over all classes: softmax, cross-entropy and Dice."""
 
     default_losses = SOFTMAX_LOSSES
 

@@ -29,7 +29,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import ConvUnit, convolution, initialise_he, max_pool, normalisation, transposed_up
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import PlainSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, PlainSegmenter
 from overread.architectures.transformer import Attention, PositionGrid, initialise_linear
 from overread.architectures.windows import Size, WindowAttention, from_windows, pad, padded, to_windows
 from overread.errors import UserError
@@ -264,6 +264,6 @@ class MTUNet(EncoderDecoder):
 class MTUNetSegmenter(PlainSegmenter):
     """MT-UNet with a softmax head. Published loss: cross-entropy and Dice in equal parts."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     network_class = MTUNet

@@ -18,7 +18,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.attention_unet import Gate
 from overread.architectures.blocks import DoubleConv, LinearUp, initialise_he, transposed_up
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import PlainSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, PlainSegmenter
 from overread.architectures.resnet_v2 import R50, ResNetV2
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -95,6 +95,6 @@ class R50UNet(EncoderDecoder):
 class R50UNetSegmenter(PlainSegmenter):
     """R50 U-Net with a softmax head. Loss: cross-entropy and Dice in equal parts, as TransUNet's."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     network_class = R50UNet

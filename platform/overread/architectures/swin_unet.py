@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor, cat, nn
 
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import PlainSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, PlainSegmenter
 from overread.architectures.transformer import Block, heads_of, initialise_linear
 from overread.architectures.windows import WindowAttention, from_windows, to_windows
 from overread.errors import UserError
@@ -161,6 +161,6 @@ class SwinUNet(EncoderDecoder):
 class SwinUNetSegmenter(PlainSegmenter):
     """Swin-Unet with a softmax head. Published loss: 0.4 cross-entropy and 0.6 Dice."""
 
-    default_losses = {"ce": 0.4, "dice": 0.6}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.4, "dice": 0.6}
 
     network_class = SwinUNet

@@ -24,7 +24,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.attention_unet import Gate
 from overread.architectures.blocks import ConvUnit, DoubleConv, convolution, initialise_he, nearest, upsample
 from overread.architectures.contract import Features, Losses, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter, softmax_losses, start_from_prior
+from overread.architectures.heads import SOFTMAX_LOSSES, SoftmaxSegmenter, softmax_losses, start_from_prior
 from overread.architectures.transunet import HybridNetwork, HybridOptions
 from overread.records import Batch, Variant
 
@@ -132,7 +132,7 @@ class TransCascadeSegmenter(SoftmaxSegmenter):
     Published loss: 0.3 cross-entropy + 0.7 Dice, summed over the four heads.
     """
 
-    default_losses = {"ce": 0.3, "dice": 0.7}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.3, "dice": 0.7}
 
     network: TransCascade
 

@@ -20,7 +20,7 @@ from torch import Tensor, cat, nn
 from overread.architectures.blocks import DoubleConv, LinearUp, initialise_he, max_pool
 from overread.architectures.contract import EncoderDecoder, Published, architecture
 from overread.architectures.encoders import build_encoder
-from overread.architectures.heads import PlainSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, PlainSegmenter
 from overread.architectures.transunet import VisionTransformer
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
@@ -107,6 +107,6 @@ class TransClawUNet(EncoderDecoder):
 class TransClawUNetSegmenter(PlainSegmenter):
     """TransClaw U-Net with a softmax head. Loss: cross-entropy and Dice in equal parts, as TransUNet's."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     network_class = TransClawUNet

@@ -24,7 +24,7 @@ from torch import Tensor, cat, nn
 
 from overread.architectures.blocks import ConvUnit, initialise_he, upsample
 from overread.architectures.contract import EncoderDecoder, Published, architecture
-from overread.architectures.heads import SoftmaxSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, SoftmaxSegmenter
 from overread.architectures.resnet_v2 import R50, ResNetV2
 from overread.architectures.transformer import Encoder, PositionGrid, heads_of
 from overread.errors import UserError
@@ -233,7 +233,7 @@ class TransUNetSegmenter(SoftmaxSegmenter):
     Published loss: cross-entropy and Dice in equal parts.
     """
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     network: TransUNet
 

@@ -36,7 +36,7 @@ from overread.architectures.blocks import (
     normalisation,
 )
 from overread.architectures.contract import Published, architecture
-from overread.architectures.heads import PlainSegmenter
+from overread.architectures.heads import SOFTMAX_LOSSES, PlainSegmenter
 from overread.architectures.transformer import PositionGrid
 from overread.architectures.u_shaped import UShaped, doubled
 from overread.errors import UserError
@@ -213,6 +213,6 @@ class UCTransNet(UShaped):
 class UCTransNetSegmenter(PlainSegmenter):
     """UCTransNet with a softmax head. Published loss: cross-entropy and Dice in equal parts."""
 
-    default_losses = {"ce": 0.5, "dice": 0.5}  # noqa: RUF012  (declared a ClassVar by Segmenter)
+    default_losses = SOFTMAX_LOSSES | {"ce": 0.5, "dice": 0.5}
 
     network_class = UCTransNet

@@ -148,6 +148,17 @@ def official_name(name: str) -> str:
     return name
 
 
+def standardised(images: Tensor) -> Tensor:
+    """Return slices (B, C, H, W) with zero mean and unit variance per channel; a flat one is 0.
+
+    Official weights expect this of their images, and changes of brightness are measured by it. Prepared images have it
+    of whole cases, but those that a window scales to 0..1 do not.
+    """
+    mean, deviation = images.mean((2, 3), keepdim=True), images.std((2, 3), correction=0, keepdim=True)
+    flat = deviation <= 1e-5 * images.abs().amax((2, 3), keepdim=True)  # rounding alone
+    return ((images - mean) / deviation.masked_fill(flat, 1)).masked_fill(flat, 0)
+
+
 def as_rgb(images: Tensor) -> Tensor:
     """Return images (B, C, H, W) with three channels: three stay, else the mean of all is repeated (grey: itself)."""
     return images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -34,8 +34,11 @@ class CostItem(JsonRecord):
     threads: int = 1
 
 
-def published_parameters(row: Row) -> int:
-    """Count a row's parameters at its published width, without allocating them."""
+def published_parameters(row: Row, classes: int | None = None) -> int:
+    """Count a row's parameters at its published width, without allocating them.
+
+    For so many classes with background; None: for those of the architecture's nearest published setting.
+    """
     import torch
 
     architecture = architecture_of(row)
@@ -44,7 +47,7 @@ def published_parameters(row: Row) -> int:
         model = architecture.build(
             options_at(row, 1.0),
             in_channels=published.in_channels,
-            classes=published.classes,
+            classes=classes or published.classes,
             spatial_dims=len(published.size),
         )
     return count_parameters(model)

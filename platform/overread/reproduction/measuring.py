@@ -25,7 +25,7 @@ from overread.metrics.instances import Overlaps, count_overlaps
 from overread.metrics.overlap import Counts, case_dice
 from overread.metrics.rates import foreground_counts, rates
 from overread.records import MAIN, Batch, Prepared, TrialConfig, Variant
-from overread.reproduction.paper import Protocol, Size
+from overread.reproduction.paper import Paper, Protocol, Size
 from overread.reproduction.results import CaseMeasures
 from overread.training.evaluate import predict_probabilities
 from overread.training.extras import case_extras
@@ -214,8 +214,13 @@ def measure_item(item: MeasureItem) -> CaseMeasures:
     )
 
 
-def measure_mask(folder: Path, prepared: Prepared, case_id: str, fold: int = 0) -> CaseMeasures:
-    """Return the figures of a mask that another tool wrote to `folder`, named as the case, in its native grid."""
+def measure_mask(
+    folder: Path, prepared: Prepared, case_id: str, fold: int = 0, paper: Paper | None = None
+) -> CaseMeasures:
+    """Return the figures of a mask that another tool wrote to `folder`, named as the case, in its native grid.
+
+    With those that only the paper has, where they can be measured on a mask alone.
+    """
     found = [path for path in sorted(folder.glob(f"{glob.escape(case_id)}.*")) if stem(path) == case_id]
     if not found:
         raise UserError(f"{folder} must hold a mask of the test case {case_id}, but holds none: add it")
@@ -229,4 +234,6 @@ def measure_mask(folder: Path, prepared: Prepared, case_id: str, fold: int = 0) 
     counts = foreground_counts(mask, truth, prepared.classes)
     has_foreground = bool((truth > 0).any())
     found_rates = rates(counts) | pooled_counts(counts)
+    if paper is not None and paper.measure_mask is not None:
+        found_rates |= paper.measure_mask(mask, truth, prepared, case_id)
     return CaseMeasures(case=case_id, group=case.group, has_foreground=has_foreground, values=found_rates, fold=fold)

@@ -16,6 +16,9 @@ from overread.registry import Registry
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from overread.data.prepare import MapCases
     from overread.records import Prepared
     from overread.reproduction.measuring import TestCase
@@ -154,6 +157,10 @@ class Paper:
     """Results of several tested rows together, such as ensembles, by name; kept in `findings.combined`."""
     about: str = PRINTED
     """Said in the report after the protocol."""
+    measure_mask: Callable[[NDArray[np.uint8], NDArray[np.uint8], Prepared, str], dict[str, float | None]] | None = None
+    """Figures of an imported mask: of its class ids and the true ones, in the native grid of a case."""
+    published_classes: int | None = None
+    """Classes with background of the parameter counts at the published width; None: each network's own."""
     measure_lists: Callable[[TestCase], dict[str, tuple[float, ...]]] | None = None
     """Figures of which a test case has several (scores of its objects), where the paper needs such."""
     before: Before | None = None

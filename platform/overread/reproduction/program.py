@@ -131,7 +131,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         failure_dice=settings.failure_dice,
         baseline=settings.baseline,
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
-        | {name: _imported(name, folder, prepared, protocol) for name, folder in settings.imported.items()},
+        | {name: _imported(name, folder, prepared, paper, protocol) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
         made=made,
         costs={name: _cost(settings, first, map_cases) for name, (first, *_) in by_row.items()},
@@ -318,11 +318,11 @@ def _networks(folds: Sequence[RowTraining]) -> tuple[tuple[TrialConfig, Path], .
     )
 
 
-def _imported(name: str, folder: Path, prepared: Prepared, protocol: Protocol) -> RowResult:
+def _imported(name: str, folder: Path, prepared: Prepared, paper: Paper, protocol: Protocol) -> RowResult:
     """Return the test of masks that another tool made, of every tested case."""
     splits = prepared.splits
     tested = splits.folds if protocol.cross_validated else (splits.locked,)
-    cases = [measure_mask(folder, prepared, case, fold) for fold, cases in enumerate(tested) for case in cases]
+    cases = [measure_mask(folder, prepared, case, fold, paper) for fold, cases in enumerate(tested) for case in cases]
     return RowResult(row=name, parameters=0, steps=0, seconds=0.0, epochs=(), cases=tuple(cases))
 
 
@@ -332,7 +332,7 @@ def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapC
     if path.is_file():
         return Cost.load(path)
     device = "cuda" if settings.gpus_per_worker else "cpu"
-    published = published_parameters(training.row)
+    published = published_parameters(training.row, PAPERS[settings.paper].published_classes)
     item = CostItem(row=training.row.name, config=training.job.config, published=published, device=device)
     try:
         (cost,) = on_gpus(map_cases, settings.gpus_per_worker)(measure_cost, [item], "")

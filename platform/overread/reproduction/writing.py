@@ -52,6 +52,10 @@ def protocol_text(findings: Findings) -> str:
             "others, and chooses nothing. Intervals resample the cases of all folds; that another training of the same "
             "network reads otherwise is not in them. "
         )
+    prepared = findings.prepared
+    tested = [c for fold in prepared.splits.folds for c in fold] if protocol.cross_validated else prepared.splits.locked
+    patients = {prepared.case(case).group for case in tested}
+    split += f"Tested: {len(tested)} cases of {len(patients)} groups (patients). "
     return (
         f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
         f"{protocol.batch_size} {images}, {rate}; last weights. {split}{findings.paper.about}"

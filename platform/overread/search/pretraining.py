@@ -25,6 +25,7 @@ from overread.training.pretraining import (
     check_pretraining,
     saved_checkpoint,
 )
+from overread.training.seen import check_unseen
 
 if TYPE_CHECKING:
     from overread.tracking.pretraining import PretrainTracker
@@ -77,6 +78,8 @@ def pretrain_teacher(
     if deadline is not None and time.time() >= deadline:
         return done
     check_pretraining(config, prepared, cases)
+    if config.start is not None:
+        check_unseen(Path(config.start), prepared, fold)
     if fresh and earlier is not None:
         _delete(out, tracker)
     (out / OUTCOME).unlink(missing_ok=True)  # of a pretraining whose time was up: it goes on

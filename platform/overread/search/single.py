@@ -17,6 +17,7 @@ from overread.cluster.trainable import Worker, default_worker, parse_job, resour
 from overread.errors import OverreadError
 from overread.records import Prepared, TrialConfig, TrialOutcome
 from overread.training.extras import lacking_extras
+from overread.training.pretrained import check_pretrained
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def train_one(
     from overread.training.worker import check_fits
 
     check_fits(config, prepared)
+    check_pretrained([config])
     here = available()
     require_workers(workers, gpus_per_worker, here)
     out = out.resolve()
@@ -75,6 +77,7 @@ def train_all(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, wo
     apply_settings()
     from ray import tune
 
+    check_pretrained(job.config for job in jobs)
     for line in dict.fromkeys(lacking_extras(job.config, prepared) for job in jobs):
         if line:
             log.info("%s", line)

@@ -107,6 +107,7 @@ def unsuited(family: str, prepared: Prepared) -> str | None:
     import torch
 
     from overread.architectures import ARCHITECTURES
+    from overread.training.worker import too_small
 
     architecture = ARCHITECTURES[family]
     dims = prepared.preprocessing.spatial_dims
@@ -116,7 +117,7 @@ def unsuited(family: str, prepared: Prepared) -> str | None:
         built = architecture.build({}, in_channels=1, classes=2, spatial_dims=min(architecture.spatial_dims))
     if built.needs.instances and not all(case.instances for case in prepared.cases):
         return f"must have instances of every case, but data set '{prepared.dataset}' lacks them"
-    return None
+    return too_small(built.needs, prepared)
 
 
 def points(module: ModuleType, context: SpaceContext) -> tuple[dict[str, Any], ...]:

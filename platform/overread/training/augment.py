@@ -1,8 +1,8 @@
-"""Random changes of whole batches on their device: flips, one affine (rotation and scale), intensity.
+"""Random changes of whole batches on their device: quarter turns, flips, one affine (rotation and scale), intensity.
 
 Random numbers come from a generator of their own, seeded by (seed, step), for the *global* batch; a rank takes those of
 its samples. So they are the same after a resume and for any number of workers. Shapes: B batch, C channels, *S = (H, W)
-or (D, H, W). Flips are exact; the affine samples images and extras linearly, labels and instances by nearest
+or (D, H, W). Turns and flips are exact; the affine samples images and extras linearly, labels and instances by nearest
 neighbour, all at the same points. Beyond the border everything is mirrored. Volumes rotate in the plane of their
 slices only, because their spacing along D differs.
 """
@@ -53,6 +53,8 @@ class Draws:
     """(B, C), 1 where unchanged."""
     shifts: Tensor
     """(B, C), 0 where unchanged."""
+    turns: Tensor | None = None
+    """(B,) quarter turns, 0..3; None: nothing turns."""
 
 
 def augment(batch: Batch, config: AugmentConfig, *, seed: int, step: int, share: Share) -> Batch:
@@ -78,20 +80,38 @@ def draw(config: AugmentConfig, batch: Batch, share: Share, generator: torch.Gen
     scales = torch.exp(uniform(size) * math.log1p(config.scale) * moved)
     gains = 1 + uniform(size, channels) * config.intensity * tinted
     shifts = uniform(size, channels) * config.intensity * tinted
-    return Draws(*(share.take(values) for values in (flips, angles, scales, gains, shifts)))
+    turns = torch.zeros(size, dtype=torch.long)
+    if config.turn_and_flip:  # drawn last: the other draws are those of a config without it
+        chosen = torch.rand(size, generator=generator) < 0.5
+        turns = torch.randint(4, (size,), generator=generator) * chosen
+        if batch.images.shape[-2] != batch.images.shape[-1]:
+            turns = turns // 2 * 2  # only half turns keep sides of different length
+        axis = torch.randint(2, (size, 1), generator=generator)
+        flips[:, -2:] ^= (axis == torch.arange(2)) & chosen[:, None]
+        angles, scales = angles * ~chosen, torch.where(chosen, 1.0, scales)
+    return Draws(*(share.take(values) for values in (flips, angles, scales, gains, shifts, turns)))
 
 
 def _change(batch: Batch, draws: Draws) -> Batch:
     """Return the batch changed as drawn, without its partner."""
 
     def move(values: Tensor, *, nearest: bool = False) -> Tensor:
-        return _affine(_flip(values, draws.flips), draws, nearest=nearest)
+        return _affine(_flip(_turn(values, draws.turns), draws.flips), draws, nearest=nearest)
 
     def ids(values: Tensor) -> Tensor:
         return move(values, nearest=True)
 
     moved = replace(batch, partner=None).map(images=move, ids=ids)
     return replace(moved, images=_tint(moved.images, draws))
+
+
+def _turn(values: Tensor, turns: Tensor | None) -> Tensor:
+    """Turn each sample in its plane by so many quarters (B,), from the rows to the columns: a permutation, exact."""
+    for quarters in range(1, 4) if turns is not None else ():
+        rows = (turns == quarters).nonzero()[:, 0].to(values.device, non_blocking=True)
+        if rows.numel():
+            values = values.index_copy(0, rows, values[rows].rot90(quarters, (-2, -1)))
+    return values
 
 
 def _flip(values: Tensor, flips: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Multi-crop views of DINO (Caron et al. 2021, section 3.1 and appendix) on whole batches of z-scored images.
+"""Multi-crop views of DINO (Caron et al. 2021, section 3.1 and appendix) on whole batches of standardised slices.
 
 Two global crops of a large part of the image and some local crops of a small part, each resized, flipped at random,
 and changed in intensity: contrast and brightness (chance 0.8), Gaussian blur (1 for the first global crop, 0.1 for the

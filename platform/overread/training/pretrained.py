@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from overread.architectures.contract import Segmenter
+from overread.architectures.contract import Pretrained, Segmenter, build_segmenter
 from overread.data.hashing import file_sha256
 from overread.errors import UserError
+from overread.records import TrialConfig
 
 PYTORCH = (".pth", ".pt", ".tar")
 CONTAINERS = ("teacher", "student", "state_dict", "model")
@@ -38,18 +39,42 @@ S = TypeVar("S", bound=Segmenter)
 def load_pretrained(segmenter: S) -> S:
     """Load the files that a Segmenter's options name (`Segmenter.pretrained`) and return it."""
     for wanted in segmenter.pretrained():
-        path = Path(wanted.path)
-        found = file_sha256(path)
-        if found != wanted.sha256:
-            raise UserError(
-                f"weights {path} must have the SHA-256 {wanted.sha256[:12]}... of the config, but have "
-                f"{found[:12]}...: restore the file or name the new hash"
-            )
-        state = read_weights(path)
-        if wanted.any_channels:
-            state = with_channels(state, wanted.part, wanted.rename)
-        load_into(wanted.part, state, ignore=wanted.ignore, rename=wanted.rename)
+        load_into(wanted.part, _read_wanted(wanted), ignore=wanted.ignore, rename=wanted.rename)
     return segmenter
+
+
+def check_pretrained(configs: Iterable[TrialConfig]) -> None:
+    """Raise `UserError` for a file that configs name and that is missing, another one, or of another network.
+
+    The driver asks before anything starts: a worker would fail one by one. Nothing is loaded.
+    """
+    fitted = set()
+    for config in configs:
+        with torch.device("meta"):
+            named = build_segmenter(config).pretrained()
+        for wanted in named:
+            shapes = tuple((name, value.shape) for name, value in wanted.part.state_dict().items())
+            if (wanted.path, wanted.sha256, shapes) not in fitted:
+                fitting(wanted.part, _read_wanted(wanted), ignore=wanted.ignore, rename=wanted.rename)
+                fitted.add((wanted.path, wanted.sha256, shapes))
+
+
+def _read_wanted(wanted: Pretrained) -> dict[str, Tensor]:
+    """Return the tensors of the very file that a Segmenter names, by name."""
+    path = Path(wanted.path)
+    check_sha256(path, wanted.sha256)
+    state = read_weights(path)
+    return with_channels(state, wanted.part, wanted.rename) if wanted.any_channels else state
+
+
+def check_sha256(path: Path, sha256: str) -> None:
+    """Raise `UserError` unless a weights file is there and has the hash that is told of it."""
+    found = file_sha256(path)
+    if found != sha256:
+        raise UserError(
+            f"weights {path} must have the SHA-256 {sha256[:12]}... of the config, but have {found[:12]}...: "
+            "restore the file or name the new hash"
+        )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -128,10 +153,21 @@ def load_into(
     ignore: tuple[str, ...] = HEADS,
     rename: Callable[[str], str] = _same,
 ) -> None:
-    """Copy `state` into the parameters and buffers of `module`, all or nothing.
+    """Copy `state` into the parameters and buffers of `module`, all or nothing; arguments as in `fitting`."""
+    module.load_state_dict(fitting(module, state, ignore=ignore, rename=rename), strict=False)
+
+
+def fitting(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    ignore: tuple[str, ...] = HEADS,
+    rename: Callable[[str], str] = _same,
+) -> dict[str, Tensor]:
+    """Return those of `state` that `module` takes, by its own names. Only names and shapes of the module are looked at.
 
     Args:
-        module: What gets the weights.
+        module: What is to get the weights.
         state: Tensors by name, as `read_weights` gives them.
         ignore: Beginnings of names of `state` that are left out.
         rename: From a name in `module` to its name in `state`.
@@ -155,7 +191,7 @@ def load_into(
     if problems:
         what = f"weights must be those of a {type(module).__name__}, but"
         raise UserError(*(f"{what} {problem}" for problem in problems))
-    module.load_state_dict({own[name][0]: value for name, value in given.items()}, strict=False)
+    return {own[name][0]: value for name, value in given.items()}
 
 
 def with_channels(

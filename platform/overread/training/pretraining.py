@@ -25,7 +25,7 @@ from torch import Tensor
 
 import overread
 from overread.architectures.attention_maps import AttentionOptions
-from overread.architectures.vit import ViT, as_square, official_name
+from overread.architectures.vit import ViT, as_square, official_name, standardised
 from overread.data.hashing import file_sha256
 from overread.data.slices import Seen
 from overread.errors import TrialFailure, UserError
@@ -33,11 +33,11 @@ from overread.jsonio import JsonRecord, write_with
 from overread.records import EpochReport, Prepared, PreparedCase
 from overread.training.attention_pictures import write_attention
 from overread.training.augment import Share
-from overread.training.collective import any_over_ranks, sum_over_ranks
+from overread.training.collective import any_over_ranks, max_over_ranks, sum_over_ranks
 from overread.training.dino import Dino, Pace, PretrainConfig, collapse
 from overread.training.failures import named_failures
 from overread.training.multi_crop import multi_crop
-from overread.training.pretrained import load_into, read_weights
+from overread.training.pretrained import check_sha256, load_into, read_weights
 from overread.training.seeds import derived_seed
 from overread.training.seen import RECORD, check_unseen, read_seen
 from overread.training.step import Precision
@@ -49,9 +49,11 @@ OUTCOME = RECORD
 CHECKPOINT = "checkpoint"
 PICTURES = "attention"
 FILE = "checkpoint.pt"
-VERSION = 1
+VERSION = 2
 CHECK_EVERY = 20
-"""Steps between looks at the loss and the clock: each makes the host wait for the device and the workers agree."""
+"""Most steps between looks at the loss and the clock: each makes the host wait for the device and the workers agree."""
+CHECK_SECONDS = 5.0
+"""Between looks, where single steps do not take longer."""
 SHOWN = 2
 """Images in the attention pictures."""
 FIGURES = ("loss", "entropy", "spread", "agreement")
@@ -186,9 +188,15 @@ def check_pretraining(config: PretrainConfig, prepared: Prepared, cases: Sequenc
 def attention_options(folder: Path, prepared: Prepared | None = None, fold: int = 0) -> AttentionOptions:
     """Return the settings of attention maps by the teacher of a pretraining's folder.
 
-    With `prepared`, the teacher must not have seen what a training on the fold holds out (`UserError`).
+    The file must be what the pretraining left; with `prepared`, the teacher must not have seen what a training on the
+    fold holds out (`UserError`). That it collapsed, or was stopped, is said again.
     """
     outcome = PretrainOutcome.load(folder / OUTCOME)
+    check_sha256(folder / TEACHER, outcome.teacher_sha256)
+    if outcome.state == "stopped":
+        logger.warning("teacher %s: its pretraining was stopped after %d steps", folder, outcome.steps)
+    if outcome.warning:
+        logger.warning("teacher %s: %s", folder, outcome.warning)
     if prepared is not None:
         check_unseen(folder / TEACHER, prepared, fold)
     return AttentionOptions(
@@ -238,16 +246,19 @@ def _train_epoch(run: _Run) -> bool:
     first, started, stop = progress.step, time.perf_counter(), False
     end = (first // run.steps_per_epoch + 1) * run.steps_per_epoch
     sums = torch.zeros(len(FIGURES), dtype=torch.float64, device=device)
+    look = first + 1
     while progress.step < end and not stop:
         figures = _step(run)
         sums += torch.stack([figures[name].double() for name in FIGURES])
         progress.step += 1
-        if (progress.step - first) % CHECK_EVERY == 0 or progress.step == end:
+        if progress.step in (look, end):
             if any_over_ranks(not math.isfinite(float(sums[0])), device):
                 raise TrialFailure(
                     "nan_loss", f"the loss was not finite by step {progress.step}: use a lower learning rate"
                 )
             stop = any_over_ranks(run.context.should_stop(), device)
+            each = max_over_ranks((time.perf_counter() - started) / (progress.step - first), device)
+            look += min(max(round(CHECK_SECONDS / max(each, 1e-9)), 1), CHECK_EVERY)
     progress.sums = progress.sums + sum_over_ranks(sums * run.share.local / run.share.size, device)
     progress.seconds += time.perf_counter() - started
     return stop
@@ -259,7 +270,7 @@ def _step(run: _Run) -> dict[str, Tensor]:
     smallest, patch = min(min(image.shape[1:]) for image in slices), config.vit.patch
     if smallest < patch:
         raise UserError(f"images must be at least one patch, {patch} pixels, on each side, but one has {smallest}")
-    images = torch.cat([as_square(image[None].to(device), config.crops.size) for image in slices])
+    images = torch.cat([as_square(standardised(image[None].to(device)), config.crops.size) for image in slices])
     views = multi_crop(images, config.crops, seed=config.seed, step=step, share=run.share)
     bf16 = config.mixed_precision and (device.type == "cuda" or cpu_has_bf16())
     autocast: AbstractContextManager[object] = Precision(bf16=bf16).autocast(device)

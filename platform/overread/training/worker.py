@@ -17,7 +17,7 @@ from torch import nn
 from overread.architectures.contract import Segmenter, build_segmenter, count_parameters
 from overread.data.batches import BatchSource, largest_sides
 from overread.errors import TrialFailure, UserError
-from overread.records import EpochReport, Prepared, TrialConfig, TrialOutcome, TrialState, VariantScore
+from overread.records import EpochReport, Needs, Prepared, TrialConfig, TrialOutcome, TrialState, VariantScore
 from overread.training import checkpoint, timing
 from overread.training.augment import Share
 from overread.training.checkpoint import Progress
@@ -156,12 +156,25 @@ def check_fits(config: TrialConfig, prepared: Prepared) -> None:
             f"{config.architecture} needs, but the longest side is {longest}: "
             "use smaller scales, fewer pools or levels, or a larger --size"
         )
+    if small := too_small(needs, prepared):
+        raise UserError(f"{config.architecture} {small}: use smaller patches or a larger --size")
     without = [case.id for case in prepared.cases if needs.instances and not case.instances]
     if without:
         raise UserError(
             f"{config.architecture} must have instances of every case, but {len(without)} of {len(prepared.cases)} in "
             f"data set '{prepared.dataset}' have none (such as {without[0]}): add instances/ or choose another network"
         )
+
+
+def too_small(needs: Needs, prepared: Prepared) -> str | None:
+    """Return what images have a side below the least that a network needs, or None."""
+    small = [case for case in prepared.cases if min(case.shape[1:]) < needs.least_side]
+    if not small:
+        return None
+    return (
+        f"must have images of at least one patch, {needs.least_side} pixels, on each side, but {len(small)} of "
+        f"{len(prepared.cases)} in data set '{prepared.dataset}' are smaller ({small[0].id}: {small[0].shape[1:]})"
+    )
 
 
 def _fresh(
