@@ -10,7 +10,7 @@ import torch
 from overread.data.images import NativeImage
 from overread.ensemble.package import Package
 from overread.ensemble.reader import MemberReader, class_ids
-from overread.records import Batch, Readings
+from overread.records import Batch, Extra, Needs, Readings
 from overread.testing.drawn import DrawnSegmenter, drawn_member, drawn_package
 
 HALF = np.full((2, 2, 2), 0.5)
@@ -110,3 +110,30 @@ def test_failure_is_noted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
         assert reader.attempt(package.manifest.members[0], failed) is None
     assert failed == {"m": "RuntimeError: no"}
     assert "member m is left out: RuntimeError: no" in caplog.text
+
+
+class Mapped(DrawnSegmenter):
+    """Needs the image itself, under a key."""
+
+    def __init__(self, key: str, asked: list[str]) -> None:
+        super().__init__({"main": HALF})
+        self.needs = Needs(extras={"map": Extra(channels=1, key=key)})
+        self.key, self.asked = key, asked
+
+    def case_inputs(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.asked.append(self.key)
+        return {"map": image}
+
+    def read(self, batch: Batch, **options: Any) -> Readings:
+        assert torch.equal(batch.extras["map"], batch.images)
+        return super().read(batch, **options)
+
+
+def test_members_with_one_teacher_share_the_maps_of_a_case() -> None:
+    package = drawn_package((2, 2), ("background", "organ"), {"m": {"main": HALF}})
+    (member,) = package.manifest.members
+    reader, asked = MemberReader(package, grey(), "cpu"), list[str]()
+    for key in ("a", "a", "b"):
+        segmenter = Mapped(key, asked)
+        np.testing.assert_allclose(reader.read(member, segmenter, segmenter.variant("main")), HALF)
+    assert asked == ["a", "b"]

@@ -58,7 +58,7 @@ def test_what_the_data_cannot_train_is_left_out_of_all_and_refused_by_name(tmp_p
     assert set(fitting_architectures("panel", panel, (), prepared)) == set(panel.DEFAULT)
     with pytest.raises(UserError, match="mask_rcnn must have instances of every case, but data set 'tiny' lacks them"):
         fitting_architectures("panel", panel, ("unet", "mask_rcnn"), prepared)
-    with pytest.raises(UserError, match="dai_net must have images of at least one patch, 16 pixels, .* 10 of 10"):
+    with pytest.raises(UserError, match=r"dai_net must have images of at least one patch, 16 pixels, .* 10 of 10"):
         fitting_architectures("panel", panel, ("dai_net",), prepared)
     with_instances = replace(prepared, cases=tuple(replace(case, instances=True) for case in prepared.cases))
     assert "mask_rcnn" in fitting_architectures("panel", panel, ("all",), with_instances)

@@ -17,8 +17,8 @@ Counts at the published width are for 9 classes and the channels of each network
 Tables give class-mean Dice of whole cases, and of each structure; Synapse has Table 1, all other data Table 2. HD95 is
 that of MedPy (both directions pooled), in mm over the cases whose spacing is known, and in voxels as the paper's "mm"
 are: the program that it follows knows no spacing. That program also counts a structure as found where there is none: a
-table of its own has this rule. In Table 1 "U-Net" is U-Net†; U-Net as others trained it is printed beside. The printed 55.92 of
-R50 AttnUNet's aorta does not fit its mean (83.67 would).
+table of its own has this rule. In Table 1 "U-Net" is U-Net†; U-Net as others trained it is printed beside. The printed
+55.92 of R50 AttnUNet's aorta does not fit its mean (83.67 would).
 """
 
 from __future__ import annotations

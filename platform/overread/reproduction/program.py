@@ -131,7 +131,7 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
         failure_dice=settings.failure_dice,
         baseline=settings.baseline,
         results={name: result for name, folds in by_row.items() if (result := _result(folds)) is not None}
-        | {name: _imported(name, folder, prepared, paper, protocol) for name, folder in settings.imported.items()},
+        | {name: _imported(name, folder, prepared, protocol, paper) for name, folder in settings.imported.items()},
         networks={name: _networks(folds) for name, folds in by_row.items() if _result(folds) is not None},
         made=made,
         costs={name: _cost(settings, first, map_cases) for name, (first, *_) in by_row.items()},
@@ -318,7 +318,7 @@ def _networks(folds: Sequence[RowTraining]) -> tuple[tuple[TrialConfig, Path], .
     )
 
 
-def _imported(name: str, folder: Path, prepared: Prepared, paper: Paper, protocol: Protocol) -> RowResult:
+def _imported(name: str, folder: Path, prepared: Prepared, protocol: Protocol, paper: Paper | None = None) -> RowResult:
     """Return the test of masks that another tool made, of every tested case."""
     splits = prepared.splits
     tested = splits.folds if protocol.cross_validated else (splits.locked,)
