@@ -107,7 +107,9 @@ def _change(batch: Batch, draws: Draws) -> Batch:
 
 def _turn(values: Tensor, turns: Tensor | None) -> Tensor:
     """Turn each sample in its plane by so many quarters (B,), from the rows to the columns: a permutation, exact."""
-    for quarters in range(1, 4) if turns is not None else ():
+    if turns is None:
+        return values
+    for quarters in range(1, 4):
         rows = (turns == quarters).nonzero()[:, 0].to(values.device, non_blocking=True)
         if rows.numel():
             values = values.index_copy(0, rows, values[rows].rot90(quarters, (-2, -1)))
