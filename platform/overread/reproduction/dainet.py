@@ -57,7 +57,7 @@ from overread.review.tables import Grid
 from overread.search.pretraining import pretrain_teacher
 from overread.tracking.pretraining import PretrainTracker
 from overread.training.dino import PretrainConfig
-from overread.training.extras import ensure_extras, explained, extras_seconds, lacking_cases, stored_extras
+from overread.training.extras import case_extras, explained, extras_seconds, lacking_cases, stored_extras
 from overread.training.multi_crop import MultiCrop
 from overread.training.pretrained import load_pretrained
 from overread.training.pretraining import OUTCOME, PretrainOutcome, attention_options
@@ -212,7 +212,10 @@ class MapItem(JsonRecord):
 def store_maps(item: MapItem) -> int:
     """Store the maps of one case; return 1, or 0 where they were there."""
     segmenter = _teacher(json.dumps(item.config.to_json(), sort_keys=True), item.device)
-    return ensure_extras(segmenter, load_prepared(Path(item.prepared)), [item.case])
+    prepared = load_prepared(Path(item.prepared))
+    lacking = lacking_cases(segmenter.needs, prepared, [item.case])
+    case_extras(segmenter, prepared, item.case)
+    return len(lacking)
 
 
 @lru_cache(maxsize=1)
