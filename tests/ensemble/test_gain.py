@@ -9,42 +9,80 @@ import pytest
 import torch
 
 from overread.architectures import build_segmenter
-from overread.ensemble.gain import Gain, gain_of, keep_readings, measure_gain
+from overread.ensemble.gain import Gain, gains_of, keep_readings, measure_gains
 from overread.testing.tiny import tiny_architecture, tiny_config, tiny_prepared
 from overread.training.checkpoint import save_weights
 
 TRUTHS = {"x": np.array([1, 1, 0, 0], np.uint8), "y": np.array([0, 1, 1, 0], np.uint8)}
 READ = {
     "old": {"x": [0.9, 0.4, 0.2, 0.1], "y": [0.1, 0.9, 0.9, 0.1]},  # misses one of two in x, right in y
-    "": {"x": [0.9, 0.9, 0.1, 0.1], "y": [0.1, 0.9, 0.9, 0.1]},
+    "new": {"x": [0.9, 0.9, 0.1, 0.1], "y": [0.1, 0.9, 0.9, 0.1]},
     "copy": {"x": [0.9, 0.4, 0.2, 0.1], "y": [0.1, 0.9, 0.9, 0.1]},
 }
 
 
+PANEL = {  # pixels 0 and 1 are true in every case
+    "first": {"easy": [1, 1, 0, 0], "half": [1, 0, 0, 0], "hard": [0, 0, 1, 0]},
+    "junk": {"easy": [1, 1, 0, 0], "half": [0.1, 0, 0.9, 0], "hard": [0, 0, 0.1, 0.9]},
+    "second": {"easy": [1, 1, 0, 0], "half": [1, 0.6, 0, 0], "hard": [0, 0, 1, 0]},
+    "good": {"easy": [1, 1, 0, 0], "half": [1, 1, 0, 0], "hard": [0, 0, 1, 0]},
+}
+
+
 def read(member: str, case: str) -> np.ndarray:
-    values = np.asarray(READ[member][case], np.float32)
+    values = np.asarray((READ | PANEL)[member][case], np.float32)
     return np.stack([1 - values, values])
 
 
+def measure(members: tuple[str, ...], network: str = "new") -> Gain:
+    return measure_gains(members, [network], read, TRUTHS, ["p", "q"])[network]
+
+
 def test_a_network_is_worth_what_the_ensemble_lacked() -> None:
-    found = measure_gain(("old",), read, TRUTHS, ["p", "q"])
+    found = measure(("old",))
     # x: Dice 2/3 alone, 1 with it; y: 1 before and after
     assert found.gain == pytest.approx((1 / 3 + 0) / 2) and found.dice == pytest.approx(1.0)
     assert found.error == pytest.approx(1 / 6)  # sd of (1/3, 0) by sqrt 2
     assert found.aurc == 0.0
-    # one member orders nothing: all cases tie, and the expected mean risk is (1/3) / 2 at both coverages
-    assert found.aurc_gain == pytest.approx(1 / 6)
-    assert found.value("gain") == pytest.approx(1 / 6)
-    assert found.value("gain_and_failure") == pytest.approx(1 / 3)
+    # one member has no confidence that a second one could better
+    assert found.aurc_gain == 0.0
+    assert found.value("gain") == found.value("gain_and_failure") == pytest.approx(1 / 6)
+
+
+def test_junk_is_not_paid_for_giving_the_first_network_a_confidence() -> None:
+    truths = {case: np.array([1, 1, 0, 0], np.uint8) for case in PANEL["first"]}
+    # its votes change no mask, so risks stay 0, 1/3 and 1; but it agrees with the first in the easy case alone, and
+    # pairwise Dice of 1, 0 and 0 would make AURC 7/27 of a mean risk of 4/9: 5/27, more than the good one is worth
+    junk = measure_gains(("first",), ["junk"], read, truths, "pqr")["junk"]
+    assert junk.aurc == pytest.approx(7 / 27)
+    assert junk.value("gain_and_failure") == 0.0 and not junk.joins("gain_and_failure")
+    good = measure_gains(("first", "second"), ["good"], read, truths, "pqr")["good"]
+    # half: 1.6 of 3 votes for pixel 1, which had 0.6 of 2: Dice 2/3 becomes 1; the others stay
+    assert good.gain == pytest.approx(1 / 9)
+    # pairwise Dice was 1, 2/3, 1: AURC (1/2 + 1/2 + 4/9) / 3; it is 1, 7/9, 1: (1/2 + 1/2 + 1/3) / 3
+    assert good.aurc_gain == pytest.approx(1 / 27) and good.joins("gain_and_failure")
+
+
+def test_all_networks_are_measured_at_once_and_members_against_the_others() -> None:
+    truths = {case: np.array([1, 1, 0, 0], np.uint8) for case in PANEL["first"]}
+    members, names = ("first", "second"), ("good", "first", "second", "junk")
+    found = measure_gains(members, names, read, truths, "pqr")
+    assert list(found) == list(names)
+    assert found["good"] == measure_gains(members, ["good"], read, truths, "pqr")["good"]
+    assert found["first"].members == ("second",) and found["second"].members == ("first",)
+    # the second alone has pixel 1 of half, the first takes it away: 0.6 of 2
+    assert found["first"].gain == pytest.approx(-1 / 9) and found["second"].gain == 0.0
+    alone = measure_gains(("first",), ["first"], read, truths, "pqr")["first"]
+    assert alone.members == () and alone.value("gain_and_failure") == 0.0
 
 
 def test_a_copy_adds_nothing() -> None:
-    found = measure_gain(("old",), lambda member, case: read(member or "copy", case), TRUTHS, ["p", "q"])
+    found = measure(("old",), "copy")
     assert found.gain == 0.0 and not found.joins("gain")
 
 
 def test_the_first_network_founds_the_ensemble_at_no_gain() -> None:
-    found = measure_gain((), read, TRUTHS, ["p", "q"])
+    found = measure(())
     assert (found.gain, found.aurc_gain, found.dice) == (0.0, 0.0, pytest.approx(1.0)) and found.joins("gain")
 
 
@@ -71,7 +109,7 @@ def test_gain_of_trained_networks_from_their_files(tiny: None, tmp_path: Path) -
         torch.manual_seed(seed)
         save_weights(tmp_path / f"{seed}.safetensors", build_segmenter(config))
         keep_readings(tmp_path / f"{seed}.npz", prepared, cases, config, tmp_path / f"{seed}.safetensors", "cpu")
-    same = gain_of(prepared, cases, {"0": tmp_path / "0.npz"}, tmp_path / "0.npz")
-    assert same.members == ("0",) and same.gain == 0.0
-    other = gain_of(prepared, cases, {"0": tmp_path / "0.npz"}, tmp_path / "1.npz")
-    assert 0 <= other.dice <= 1
+    paths = {"0": tmp_path / "0.npz", "copy": tmp_path / "0.npz", "1": tmp_path / "1.npz"}
+    found = gains_of(prepared, cases, ("0",), ("copy", "1"), paths)
+    assert found["copy"].members == ("0",) and found["copy"].gain == 0.0
+    assert 0 <= found["1"].dice <= 1

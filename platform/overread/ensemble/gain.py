@@ -7,10 +7,12 @@ ensemble (soft vote, one vote each) rewards what is missing there:
   gain_and_failure    the same, plus what AURC falls by, pairwise Dice being the confidence: risk is 1 - Dice, so both
                       are in units of Dice
 
-The first network has nothing to add to: its gain is 0. A network joins the ensemble if its gain is above one paired
-standard error by group (`summary.standard_error`); while there are fewer than three members, which relations need,
-above 0. Gains are relative to the ensemble of their time, so they fall as it grows: an earlier gain of the same size
-was easier. Greedy selection over all networks at the end (`greedy`) is free of that order.
+The first network has nothing to add to: its gain is 0. One member has no pairwise Dice and orders no cases, so to it
+nothing is added in AURC either: any second network, however bad, would be paid for the mere presence of a confidence.
+A network joins the ensemble if its gain is above one paired standard error by group (`summary.standard_error`); while
+there are fewer than three members, which relations need, above 0. Gains are relative to an ensemble, so they fall as it
+grows. Those of a search are therefore measured anew when its ensemble has changed, that of a member against the others;
+greedy selection over all networks at the end (`greedy`) is free of their order.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from overread.confidence.scores import mean_defined
 from overread.confidence.tied_order import TiedOrder
 from overread.data.preprocess import to_native
 from overread.data.store import open_case
-from overread.ensemble.fusion import Probabilities, SoftVote
+from overread.ensemble.fusion import Probabilities
 from overread.ensemble.greedy import TIE
 from overread.ensemble.readings import encode, read_reading, write_readings
 from overread.ensemble.selection import LEAST
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
     import torch
 
 Objective = Literal["dice", "gain", "gain_and_failure"]
+GAIN = "gain.json"
+"""Beside the outcome of a trial that was measured."""
 MOST = 8
 """Members of the current ensemble at the most: each new network is measured against all."""
 Read = Callable[[str, str], Probabilities]
-"""From member and case to probabilities (K, *native)."""
+"""From network and case to probabilities (K, *native)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +64,9 @@ class Gain(JsonRecord):
     error: float
     """Paired standard error of the gain, at most 1 (one group alone tells nothing)."""
     aurc: float
-    """With it."""
+    """With it; of one network alone its mean risk."""
     aurc_gain: float
-    """What AURC falls by."""
+    """What AURC falls by; 0 where there was no confidence before, that is with fewer than two members."""
 
     def value(self, objective: Objective) -> float:
         """Return the value of the network for a search, higher is better."""
@@ -104,57 +108,87 @@ def keep_readings(
     write_readings(path, readings())
 
 
-def gain_of(prepared: Prepared, cases: Sequence[str], members: Mapping[str, Path], candidate: Path) -> Gain:
-    """Return the gain of the network whose readings `candidate` holds, over those of `members`."""
+def gains_of(
+    prepared: Prepared, cases: Sequence[str], members: tuple[str, ...], networks: Sequence[str], paths: Mapping[str, Path]
+) -> dict[str, Gain]:
+    """Return the gain of each of `networks`; `paths` are the readings of these and of the members, by name."""
 
-    def read(member: str, case: str) -> Probabilities:
-        path = members[member] if member else candidate
-        return to_native(read_reading(path, case), prepared.case(case).native_shape, prepared.preprocessing)
+    def read(network: str, case: str) -> Probabilities:
+        codes = read_reading(paths[network], case)
+        return to_native(codes, prepared.case(case).native_shape, prepared.preprocessing)
 
     truths = {case: np.asarray(open_case(prepared, case).truth) for case in cases}
-    return measure_gain(tuple(members), read, truths, [prepared.case(case).group for case in cases])
+    return measure_gains(members, networks, read, truths, [prepared.case(case).group for case in cases])
 
 
-def measure_gain(members: tuple[str, ...], read: Read, truths: Mapping[str, Ids], groups: Sequence[str]) -> Gain:
-    """Return the gain of the network that is read under the empty name.
+def measure_gains(
+    members: tuple[str, ...], networks: Sequence[str], read: Read, truths: Mapping[str, Ids], groups: Sequence[str]
+) -> dict[str, Gain]:
+    """Return the gain of each of `networks`: of a member against the other members, of another against all.
 
     Args:
         members: The current ensemble.
-        read: Gives the probabilities of a member, or of `""`, for a case.
+        networks: To be measured. Each is read once, whatever their number, and one at a time.
+        read: Gives the probabilities of a network for a case.
         truths: True class ids (*S) by case.
         groups: Of each case.
 
     """
-    before, after = [], []
-    for case, truth in truths.items():
-        vote, relations = SoftVote(), None
-        for member in (*members, ""):
-            if relations is not None and not member:
-                before.append(_judge(vote, relations, truth))
-            probabilities = read(member, case)
-            relations = relations or Relations(truth.shape, len(probabilities))
-            vote.add(probabilities)
-            relations.add(probabilities.argmax(0).astype(np.uint8))
-        assert relations is not None  # noqa: S101  (the candidate has read)
-        after.append(_judge(vote, relations, truth))
+    judged = [_judge_case(members, networks, read, case, truth) for case, truth in truths.items()]
+    return {name: _gain(members, name, [case[name] for case in judged], groups) for name in networks}
+
+
+_Pair = tuple[_Judged | None, _Judged]
+"""A case without (None: nobody is left) and with a network."""
+
+
+def _judge_case(
+    members: Sequence[str], networks: Sequence[str], read: Read, case: str, truth: Ids
+) -> dict[str, _Pair]:
+    """Return the case without and with each network. In memory are two maps and a mask of each member."""
+    masks: dict[str, Ids] = {}
+    total: Probabilities | None = None
+    for member in members:
+        own = read(member, case)
+        masks[member] = own.argmax(0).astype(np.uint8)
+        total = own if total is None else total + own
+    whole = None if total is None else _judge(total, list(masks.values()), truth)
+    found: dict[str, _Pair] = {}
+    for name in networks:
+        own = read(name, case)
+        if name in masks and total is not None and whole is not None:
+            others = [masks[member] for member in members if member != name]
+            found[name] = (_judge(total - own, others, truth) if others else None, whole)
+        else:
+            vote = own if total is None else total + own
+            found[name] = (whole, _judge(vote, [*masks.values(), own.argmax(0).astype(np.uint8)], truth))
+    return found
+
+
+def _gain(members: tuple[str, ...], name: str, cases: Sequence[_Pair], groups: Sequence[str]) -> Gain:
+    others = tuple(member for member in members if member != name)
+    before, after = [case for case, _ in cases if case is not None], [case for _, case in cases]
     dice, aurc = float(np.mean([case.dice for case in after])), _aurc(after)
-    if not members:
+    if not others:
         return Gain(members=(), dice=dice, gain=0.0, error=0.0, aurc=aurc, aurc_gain=0.0)
     differences = np.array([b.dice - a.dice for a, b in zip(before, after, strict=True)])
     return Gain(
-        members=members,
+        members=others,
         dice=dice,
         gain=float(differences.mean()),
         error=min(standard_error(differences, group_places(groups)), 1.0),  # JSON knows no infinity
         aurc=aurc,
-        aurc_gain=_aurc(before) - aurc,
+        aurc_gain=_aurc(before) - aurc if len(others) > 1 else 0.0,
     )
 
 
-def _judge(vote: SoftVote, relations: Relations, truth: Ids) -> _Judged:
-    mask = vote.mean().argmax(0).astype(np.uint8)
+def _judge(vote: Probabilities, masks: Sequence[Ids], truth: Ids) -> _Judged:
+    """Judge a soft vote, given as the sum (K, *S) of its probabilities, by its mask and those of its members."""
+    relations = Relations(truth.shape, len(vote))
+    for mask in masks:
+        relations.add(mask)
     pairwise = mean_defined(relations.pairwise_dice(k) for k in range(1, relations.classes))
-    return _Judged(case_dice(mask, truth, relations.classes).mean, pairwise)
+    return _Judged(case_dice(vote.argmax(0).astype(np.uint8), truth, relations.classes).mean, pairwise)
 
 
 def _aurc(cases: Sequence[_Judged]) -> float:
