@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from overread.ensemble.gain import Gain
 from overread.errors import UserError
 from overread.records import Prepared, TrialOutcome, VariantScore
 from overread.search.clock import SearchClock
-from overread.search.opening import Search, make_searcher, open_search, time_left
+from overread.search.opening import Search, first_points, make_searcher, open_search, time_left
 from overread.search.searcher import JobSearch
 from overread.search.settings import SearchSettings
 from overread.testing.search import fast_timer
@@ -65,6 +66,28 @@ def test_another_network_is_no_baseline_when_the_first_point_failed(prepared: Pr
     searcher.study.enqueue_trial(searcher.study.trials[0].params)
     again = give(searcher, "e")
     assert (again.config.baseline, again.protected, again.number) == (True, True, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, None),
+        ({"objective": "gain"}, 1),
+        ({"objective": "gain", "points_per_family": 2}, 2),
+        ({"points_per_family": 1}, 1),
+    ],
+)
+def test_with_gain_only_the_first_point_of_each_family_is_given(
+    prepared: Prepared, tmp_path: Path, changes: dict[str, Any], expected: int | None
+) -> None:
+    settings = replace(SETTINGS, space="panel", architectures=("unet", "unetmer"), **changes)
+    search = opened(prepared, tmp_path / "s", settings)
+    families = [point["architecture"] for point in first_points(search)]
+    every = [point["architecture"] for point in search.module.POINTS]
+    for family in ("unet", "unetmer"):
+        assert families.count(family) == (expected or every.count(family)) > 0
+    waiting = [trial.system_attrs["fixed_params"] for trial in make_searcher(search).study.trials]
+    assert waiting == list(first_points(search))
 
 
 def test_a_point_that_a_killed_driver_lost_comes_first(prepared: Prepared, tmp_path: Path) -> None:

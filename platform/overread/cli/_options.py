@@ -80,6 +80,11 @@ searching = _stack(
     click.option("--points", type=click.Choice(["fit", "published"]), default="fit", show_default=True),
 )
 time_budget = click.option("--time-budget", type=DURATION, help="Wall time, such as 90s, 30m or 1h30m.")
+SELECT_HELP = (
+    "Members by the validation Dice of each alone, or greedily by that of the ensemble "
+    "[default: greedy unless --objective is dice]."
+)
+select = click.option("--select", type=click.Choice(["rule", "greedy"]), help=SELECT_HELP)
 top = click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Members at the most.")
 
 member = click.option(

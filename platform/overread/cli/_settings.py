@@ -29,7 +29,7 @@ def run_settings(options: Mapping[str, Any]) -> RunSettings:
         tracking_uri=options["tracking_uri"],
         resume=options["resume"],
         overwrite=options["overwrite"],
-        **{name: options[name] for name in ("top", "coverage") if name in options},
+        **{name: options[name] for name in ("top", "select", "coverage") if name in options},
     )
 
 

@@ -23,6 +23,7 @@ DEMO_TRIALS = 6
 @_options.searching
 @_options.time_budget
 @_options.top
+@_options.select
 @_options.coverage
 @_options.existing
 @_options.cache
@@ -43,6 +44,7 @@ def run(**options: Any) -> None:
 @_options.searching
 @click.option("--time-budget", type=DURATION, default="200s", show_default=True, help="For all stages.")
 @_options.top
+@_options.select
 @_options.coverage
 @_options.existing
 @_options.cache

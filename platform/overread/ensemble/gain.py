@@ -109,7 +109,11 @@ def keep_readings(
 
 
 def gains_of(
-    prepared: Prepared, cases: Sequence[str], members: tuple[str, ...], networks: Sequence[str], paths: Mapping[str, Path]
+    prepared: Prepared,
+    cases: Sequence[str],
+    members: tuple[str, ...],
+    networks: Sequence[str],
+    paths: Mapping[str, Path],
 ) -> dict[str, Gain]:
     """Return the gain of each of `networks`; `paths` are the readings of these and of the members, by name."""
 
@@ -142,9 +146,7 @@ _Pair = tuple[_Judged | None, _Judged]
 """A case without (None: nobody is left) and with a network."""
 
 
-def _judge_case(
-    members: Sequence[str], networks: Sequence[str], read: Read, case: str, truth: Ids
-) -> dict[str, _Pair]:
+def _judge_case(members: Sequence[str], networks: Sequence[str], read: Read, case: str, truth: Ids) -> dict[str, _Pair]:
     """Return the case without and with each network. In memory are two maps and a mask of each member."""
     masks: dict[str, Ids] = {}
     total: Probabilities | None = None

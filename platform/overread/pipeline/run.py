@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from overread.confidence.conformal import COVERAGE, check_coverage
 from overread.confidence.failure_detection import FAILURE_DICE
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 READING_SHARE = 0.1
 """Share of a budget kept for what follows the search: packaging, calibration, reading the locked split, the report."""
+SELECTING_SHARE = 0.1
+"""The same for a greedy selection, which reads the validation cases by a dozen candidates."""
 READING_LEAST_S = 35.0
 SEARCH_LEAST_S = 15.0
 STAGES_TO_COME = 3
@@ -46,10 +48,17 @@ class RunSettings:
     cache: Path | None = None
     tracking_uri: str | None = None
     top: int = 5
+    select: Literal["rule", "greedy"] | None = None
+    """Members by the validation Dice of each alone, or by what they add; None: as the objective of the search says."""
     coverage: float = COVERAGE
     """Of the lower bounds of Dice."""
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def greedy(self) -> bool:
+        """Whether members are selected greedily: after a search for what complements them the rule would drop it."""
+        return self.select == "greedy" or (self.select is None and self.search.objective != "dice")
 
 
 @dataclass
@@ -104,17 +113,21 @@ def run_all(settings: RunSettings, map_cases: MapCases, clock: Clock | None = No
 
 def _make_package(run: stages.Run, settings: RunSettings, map_cases: MapCases, clock: Clock) -> None:
     """Search, freeze the winners, assemble and calibrate."""
-    from overread.pipeline.selecting import describe_if_possible
+    from overread.pipeline import selecting
 
+    gpus = settings.search.gpus_per_worker
     with clock.stage("search"):
         stages.search(run, _search_settings(settings, clock))
     with clock.stage("ensemble"):
-        winners, _ = stages.assemble(run, top=settings.top)
+        if settings.greedy:
+            winners, _ = selecting.assemble_greedily(run, map_cases, most=settings.top, gpus=gpus)
+        else:
+            winners, _ = stages.assemble(run, top=settings.top)
     with clock.stage("calibrate"):
-        judged = calibrate_if_possible(run, map_cases, coverage=settings.coverage, gpus=settings.search.gpus_per_worker)
-    if judged is not None and _can_describe(settings, clock):
+        judged = calibrate_if_possible(run, map_cases, coverage=settings.coverage, gpus=gpus)
+    if not settings.greedy and judged is not None and _can_describe(settings, clock):  # greedy has described them
         with clock.stage("describe"):
-            describe_if_possible(run, winners, map_cases, gpus=settings.search.gpus_per_worker)
+            selecting.describe_if_possible(run, winners, map_cases, gpus=gpus)
 
 
 def check_search_settings(search: SearchSettings, prepared: Prepared | None = None) -> None:
@@ -161,7 +174,8 @@ def _search_settings(settings: RunSettings, clock: Clock) -> SearchSettings:
     budget = settings.search.time_budget_s
     if budget is None:
         return settings.search
-    left = budget - clock.elapsed - max(READING_LEAST_S, READING_SHARE * budget)
+    selecting = SELECTING_SHARE * budget if settings.greedy else 0.0
+    left = budget - clock.elapsed - max(READING_LEAST_S, READING_SHARE * budget) - selecting
     if left < SEARCH_LEAST_S:
         raise UserError(
             f"--time-budget must leave {SEARCH_LEAST_S:.0f} s for the search, but {budget:.0f} s leave {left:.0f} s: "

@@ -35,8 +35,8 @@ from overread.jsonio import fingerprint
 from overread.pipeline.candidate_readings import Candidates, ReadPredictions, lacking_disk, read_candidates
 from overread.pipeline.folding import train_folds, with_unseen_folds
 from overread.pipeline.importing import readings_of
-from overread.pipeline.selection_report import SelectionReport, candidate_name
-from overread.pipeline.stages import Run, check_searched
+from overread.pipeline.selection_report import SelectionReport, candidate_name, votes_of
+from overread.pipeline.stages import Run, assemble, check_searched
 from overread.records import ImportedMember, Prepared, Vote, Winners
 
 CANDIDATES = 12
@@ -116,6 +116,16 @@ def select(
             contributions=contributions(predictions, chosen.votes, alone),
             errors=error_correlation(alone),
         )
+
+
+def assemble_greedily(
+    run: Run, map_cases: MapCases, *, most: int, gpus: float = 0.0
+) -> tuple[Winners, SelectionReport]:
+    """Select members on the fold of the search, freeze them and write the package and what each member brings."""
+    found = select(run, map_cases, most=most, gpus=gpus)
+    winners, _ = assemble(run, top=most, votes=votes_of(found))
+    found.write(run.folder)
+    return winners, found
 
 
 def _check_open(run: Run) -> None:

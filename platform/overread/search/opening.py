@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,7 +95,18 @@ def _check_folder(out: Path, settings: SearchSettings, prepared: Prepared) -> No
     if not settings.resume:
         raise UserError(f"{out} must not hold a search, but it does: resume it (--resume) or choose another folder")
     before = SearchSettings.load(path)
-    kept = ("space", "architectures", "points", "fold", "seed", "steps", "epochs", "teachers", "objective")
+    kept = (
+        "space",
+        "architectures",
+        "points",
+        "points_per_family",
+        "fold",
+        "seed",
+        "steps",
+        "epochs",
+        "teachers",
+        "objective",
+    )
     changed = [name for name in kept if getattr(before, name) != getattr(settings, name)]
     if changed:
         raise UserError(
@@ -114,14 +124,16 @@ def make_searcher(search: Search) -> JobSearch:
     import optuna
 
     from overread.search.objective import TrialValue
+    from overread.search.sampler import make_sampler
     from overread.search.searcher import JobBook, JobSearch, Rules, lost_trials, tell
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    by_gain = search.settings.objective != "dice"
     value = TrialValue(search.out, search.settings.objective)
     jobs = [TrialJob.load(path) for path in sorted((search.out / TRIALS).glob(f"*/{JOB}"))]
     searcher = JobSearch(
         lambda trial, workers: make_job(search, trial, workers),
-        sampler=_sampler(search.settings.seed + len(jobs)),
+        sampler=make_sampler(search.settings.seed + len(jobs), value.renewed if by_gain else None),
         storage=_journal(search.out / JOURNAL),
         study_name="validation_dice_max",
         policy=search.policy,
@@ -135,7 +147,7 @@ def make_searcher(search: Search) -> JobSearch:
         value=value,
     )
     searcher.book.lost.extend(lost_trials(searcher.study, (job.number for job in jobs)))
-    for point in points(search.module, search.context):
+    for point in first_points(search):
         searcher.study.enqueue_trial(point, skip_if_exists=True)
     for job in jobs:
         outcome = job.outcome()
@@ -148,6 +160,18 @@ def make_searcher(search: Search) -> JobSearch:
         if outcome.state == "failed":
             search.policy.fail(job.trial_id)
     return searcher
+
+
+def first_points(search: Search) -> tuple[dict[str, Any], ...]:
+    """Return the points to try before the sampler chooses: as many of each family as the settings say."""
+    counts: dict[str, int] = {}
+    chosen = []
+    for point in points(search.module, search.context):
+        family = family_of(point, search.context)
+        counts[family] = counts.get(family, 0) + 1
+        if search.settings.opening is None or counts[family] <= search.settings.opening:
+            chosen.append(point)
+    return tuple(chosen)
 
 
 def time_left(search: Search, given: int) -> bool:
@@ -228,13 +252,3 @@ def _journal(path: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _sampler(seed: int) -> Any:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # multivariate and group
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=6
-        )

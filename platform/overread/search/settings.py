@@ -42,7 +42,13 @@ class SearchSettings(JsonRecord):
     objective: Objective = "dice"
     """What the study maximises: a trial's own validation Dice, or what it adds to the ensemble (`ensemble.gain`).
 
-    Early stopping goes by the Dice in either case: a gain is known only at the end.
+    Early stopping goes by the Dice in either case: a gain is known only at the end. So a network that would add much
+    but is weak among its family may be stopped before its gain is known.
+    """
+    points_per_family: int | None = None
+    """Points of each family that are tried before the sampler chooses; None: all, with a gain as objective the first.
+
+    All points would take a small search whole, so that nothing in it depended on the objective.
     """
     fold: int = 0
     """The fold that all trials validate on."""
@@ -59,7 +65,8 @@ class SearchSettings(JsonRecord):
     def __post_init__(self) -> None:
         if self.trials is None and self.time_budget_s is None:
             raise UserError("a search must have an end, but got neither --trials nor --time-budget: give one of them")
-        for name in ("trials", "time_budget_s", "seconds_per_trial", "steps", "epochs", "max_concurrent", "cpus"):
+        counts = ("trials", "steps", "epochs", "max_concurrent", "cpus", "points_per_family")
+        for name in (*counts, "time_budget_s", "seconds_per_trial"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"{name} must be positive, but got {value}")
@@ -71,6 +78,11 @@ class SearchSettings(JsonRecord):
             raise UserError(f"min_passes must be 0 or more, but got {self.min_passes}")
         if self.gpus_per_worker < 0:
             raise UserError(f"gpus_per_worker must be 0 or more, but got {self.gpus_per_worker}")
+
+    @property
+    def opening(self) -> int | None:
+        """Points of each family to try first; None: all."""
+        return 1 if self.points_per_family is None and self.objective != "dice" else self.points_per_family
 
     def workers(self, number: int) -> int:
         """Return the number of workers of trial `number`."""
