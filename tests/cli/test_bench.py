@@ -1,4 +1,4 @@
-"""What `overread bench failure` is told reaches its tables."""
+"""What the benchmarks are told reaches their programs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,30 @@ import pytest
 
 from overread.cli import main
 from overread.errors import UserError
+from overread.pipeline import objectives as pipeline_objectives
+from overread.pipeline.objectives import BenchSettings
 from overread.reproduction import program
 from overread.reproduction.program import ReproductionSettings
+
+
+def test_what_the_benchmark_of_objectives_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[BenchSettings, tuple[str, ...]]] = []
+
+    def compare(out: Path, settings: BenchSettings, _: object, *, objectives: tuple[str, ...], **__: object) -> None:
+        told.append((settings, objectives))
+        raise UserError("enough")
+
+    monkeypatch.setattr(importlib.import_module("overread.cli.bench"), "working", lambda *_, **__: nullcontext(None))
+    monkeypatch.setattr(pipeline_objectives, "compare_objectives", compare)
+    call = ["bench", "objective", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "3"]
+    for more in ([], ["--time-budget", "2m", "--objective", "gain", "--size", "32"]):
+        with pytest.raises(SystemExit):
+            main([*call, *more])
+    (first, every), (second, one) = told
+    assert (first.search.trials, first.search.seconds_per_trial, first.search.time_budget_s) == (30, 15.0, None)
+    assert (first.prepare.max_side, first.prepare.seed, first.search.seed) == (64, 3, 3)
+    assert (second.search.trials, second.search.time_budget_s, second.prepare.max_side) == (None, 120.0, 32)
+    assert every == ("dice", "gain", "gain_and_failure") and one == ("gain",)
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], None), (["--failure-dice", "0.8"], 0.8)])

@@ -27,6 +27,20 @@ def test_options_become_settings() -> None:
     assert run_settings(OPTIONS | {"top": 3}).top == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "greedy"),
+    [
+        ({}, False),
+        ({"objective": "gain"}, True),
+        ({"objective": "gain_and_failure", "select": None}, True),
+        ({"objective": "gain", "select": "rule"}, False),
+        ({"select": "greedy"}, True),
+    ],
+)
+def test_a_search_by_gain_ends_in_a_greedy_selection(given: dict[str, str | None], greedy: bool) -> None:
+    assert run_settings(OPTIONS | given).greedy == greedy
+
+
 def test_the_longest_side_follows_the_device_unless_given() -> None:
     assert run_settings(OPTIONS).prepare.max_side == 96
     assert run_settings(OPTIONS | {"gpus_per_worker": 1.0}).prepare.max_side == 256

@@ -17,6 +17,8 @@ def row(
     cases: int | None = None,
     expected: float | None = None,
     member: bool = False,
+    gain: float | None = None,
+    joined: bool = False,
 ) -> LeaderboardRow:
     return LeaderboardRow(
         trial_id=trial,
@@ -31,6 +33,8 @@ def row(
         cases=cases,
         member=member,
         expected_dice=expected,
+        gain=gain,
+        joined=joined,
     )
 
 
@@ -40,6 +44,12 @@ def test_the_leaderboard_tells_cases_expectation_and_members() -> None:
     assert grid.columns[-3:] == ("n", "expected", "member")
     assert [text[-3:] for text in grid.rows] == [("8", "0.875", "*"), ("–", "–", "")]  # noqa: RUF001
     assert len(leaderboard_grid(rows, limit=1).rows) == 1
+
+
+def test_the_leaderboard_of_a_search_by_gain_tells_gains_and_who_joined() -> None:
+    grid = leaderboard_grid([row("a", gain=0.0125, joined=True), row("b", gain=-0.5), row("c", None)], limit=3)
+    assert grid.columns[-2:] == ("gain", "joined")
+    assert [text[-2:] for text in grid.rows] == [("+0.0125", "*"), ("-0.5000", ""), ("", "")]
 
 
 def test_a_planned_search_is_told_in_milliseconds_and_minutes() -> None:

@@ -151,6 +151,26 @@ def test_members_are_described_where_the_budget_leaves_time(
     assert order == ["calibrate", *(["describe winners"] if described else []), "read"]
 
 
+def test_a_run_by_gain_selects_greedily_and_keeps_time_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = replace(settings(time_budget_s=1000.0, objective="gain"), data=tmp_path, out=tmp_path / "run", top=4)
+    order: list[str] = []
+    monkeypatch.setattr(stages, "prepare", lambda *_: tiny_prepared(tmp_path / "prepared"))
+    monkeypatch.setattr(stages, "search", lambda _, search: order.append(f"search {search.time_budget_s:.0f}"))
+    monkeypatch.setattr(stages, "assemble", lambda *_, **__: pytest.fail("the rule drops who completes the others"))
+    monkeypatch.setattr(
+        selecting, "assemble_greedily", lambda *_, most, gpus: order.append(f"greedy {most}") or ("winners", None)
+    )
+    monkeypatch.setattr(selecting, "describe_if_possible", lambda *_, **__: pytest.fail("greedy has described them"))
+    monkeypatch.setattr(module, "calibrate_if_possible", lambda *_, **__: object())
+    monkeypatch.setattr(module, "check_search_settings", lambda *_: None)
+    monkeypatch.setattr(stages, "read_locked", lambda *_, **__: order.append("read"))
+    for name in ("conclude", "retime"):
+        monkeypatch.setattr(stages, name, lambda *_: None)
+    run_all(told, serial_map, Clock(started=time.monotonic() - 100))
+    # 1000 s less 100 that are gone, 10 % to read and 10 % to select by
+    assert order[0] in {f"search {seconds}" for seconds in range(695, 701)} and order[1:] == ["greedy 4", "read"]
+
+
 def test_a_coverage_that_is_none_is_told_before_anything_else(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"0\.9 means 90 %"):
         run_all(replace(settings(trials=1), out=tmp_path / "run", coverage=90.0), serial_map)

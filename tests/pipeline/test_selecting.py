@@ -205,6 +205,9 @@ def test_the_shortlist_is_of_one_fold_and_has_no_reading_twice(run: Run) -> None
     found = [candidate.choice for candidate in shortlist(changed, 9)]
     assert found == [("broken", "main"), ("t0", "main"), ("t1", "main")]
     assert len(shortlist(changed, 2)) == 2
+    # a member of the ensemble that the search built comes first, once; the fold is that of the best one all the same
+    last = found[-1]
+    assert [c.choice for c in shortlist(changed, 9, first=[last[0], "t2"])] == [last, *found[:-1]]
     assert [c.choice for c in shortlist(changed, 9, one_fold=False)] == [*found, ("t2", "main")]
     with pytest.raises(UserError, match="at least one finished trial"):
         shortlist({}, 9)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from overread.ensemble.gain import GAIN, Gain
 from overread.records import TrialConfig, TrialOutcome, VariantScore
 from overread.tracking import fields
 
@@ -52,6 +53,18 @@ def test_final_metrics_name_every_variant() -> None:
         "variant_seconds_per_case/scale_2": 0.05,
         "variant_cases/scale_2": 3.0,
         "variant_class_dice/scale_2/a": 0.7,
+    }
+
+
+def test_a_gain_is_told_where_it_was_measured(tmp_path: Path) -> None:
+    assert fields.gain_metrics(tmp_path) == {}
+    Gain(members=("a", "b"), dice=0.8, gain=0.1, error=0.02, aurc=0.1, aurc_gain=0.05).save(tmp_path / GAIN)
+    assert fields.gain_metrics(tmp_path) == {
+        "gain": 0.1,
+        "gain_error": 0.02,
+        "gain_aurc": 0.05,
+        "gain_dice": 0.8,
+        "gain_members": 2.0,
     }
 
 

@@ -2,11 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from overread.ensemble.gain import GAIN, Gain
 from overread.errors import UserError
 from overread.records import TrialConfig, TrialOutcome, VariantScore
 from overread.tracking.runs import Tracker
 from overread.tracking.store import resolve_uri
-from overread.tracking.winners import leaderboard, tag_members, tag_winners, tagged_winners, winner_variants
+from overread.tracking.winners import leaderboard, tag_joined, tag_members, tag_winners, tagged_winners, winner_variants
 
 RESULTS = {"a": {"main": 0.7, "level_1": 0.6}, "b": {"main": 0.8, "level_1": 0.75}, "c": {}}
 
@@ -70,6 +71,19 @@ def test_members_of_an_ensemble_leave_the_tags_of_people_alone(tracker: Tracker)
     tag_members(tracker, [("b", "level_1")])
     assert tagged_winners(tracker) == [("a", "main")]
     assert [(r.trial_id, r.variant) for r in leaderboard(tracker) if r.member] == [("b", "level_1")]
+
+
+def test_who_joined_the_ensemble_of_a_search_is_told(tracker: Tracker, tmp_path: Path) -> None:
+    assert not any(row.joined or row.gain for row in leaderboard(tracker))
+    Gain(members=("b",), dice=0.9, gain=0.1, error=0.0, aurc=0.1, aurc_gain=0.0).save(tmp_path / GAIN)
+    score = VariantScore(variant="main", dice=0.5, dice_per_class={}, cases=1, seconds_per_case=0.5)
+    outcome = TrialOutcome(trial_id="e", config=config("unet"), state="finished", variants=(score,), parameters=5)
+    tracker.finish_trial("e", outcome, tmp_path)
+    tag_joined(tracker, ["b", "e"])
+    found = {(row.trial_id, row.variant): (row.joined, row.gain) for row in leaderboard(tracker)}
+    assert found["e", "main"] == (True, 0.1) and found["b", "main"] == (True, None)
+    assert found["b", "level_1"] == found["a", "main"] == (False, None)
+    assert tagged_winners(tracker) == []
 
 
 def test_a_tag_set_by_hand_counts_the_same(tracker: Tracker) -> None:

@@ -33,7 +33,8 @@ def show(grids: Sequence[Grid]) -> None:
 def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
     """Return the first rows of the leaderboard.
 
-    With the validation cases of each, its Dice without the luck of the choice, and the members of the ensemble.
+    With the validation cases of each, its Dice without the luck of the choice, and the members of the ensemble; after a
+    search by gain also what each added when it ended and who joined the ensemble of the search.
     """
     grid = tables.leaderboard_grid(rows, limit)
     more = [
@@ -41,7 +42,12 @@ def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
         for row in rows
     ]
     texts = tuple((*text, *added) for text, added in zip(grid.rows, more, strict=False))
-    return replace(grid, columns=(*grid.columns, "n", "expected", "member"), rows=texts)
+    grid = replace(grid, columns=(*grid.columns, "n", "expected", "member"), rows=texts)
+    if all(row.gain is None for row in rows):
+        return grid
+    gains = ((_signed(row.gain) if row.gain is not None else "", "*" if row.joined else "") for row in rows)
+    texts = tuple((*text, *added) for text, added in zip(grid.rows, gains, strict=False))
+    return replace(grid, columns=(*grid.columns, "gain", "joined"), rows=texts)
 
 
 def summary_grids(summary: RunSummary) -> list[Grid]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -121,8 +121,12 @@ def vote(below: float, margin: float) -> float:
     return math.exp(-below / margin) if margin else 1.0
 
 
-def shortlist(outcomes: Outcomes, limit: int, *, one_fold: bool = True) -> tuple[Candidate, ...]:
+def shortlist(
+    outcomes: Outcomes, limit: int, *, one_fold: bool = True, first: Collection[str] = ()
+) -> tuple[Candidate, ...]:
     """Return the best candidates of one fold, that of the best one, without readings that are there twice.
+
+    The main variants of the trials in `first` come before all others: members of the ensemble that a search built.
 
     Candidates of other folds were trained on its validation cases: they count only without `one_fold`, for those who
     read out of fold. None at all raises `UserError`.
@@ -132,7 +136,8 @@ def shortlist(outcomes: Outcomes, limit: int, *, one_fold: bool = True) -> tuple
         raise UserError("an ensemble needs at least one finished trial with weights, but there is none: search longer")
     fold = candidates[0].outcome.config.fold
     found: list[Candidate] = []
-    for candidate in candidates:
+    ahead = [c for c in candidates if c.outcome.trial_id in first and c.score.variant == MAIN]
+    for candidate in (*ahead, *candidates):  # who is there twice reads like itself
         double = any(candidate.reads_like(other) for other in found)
         right = candidate.outcome.config.fold == fold or not one_fold
         if right and not double and len(found) < limit:

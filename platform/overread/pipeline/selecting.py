@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from overread.cluster.contribution import current_members
 from overread.data.prepare import MapCases
 from overread.ensemble.candidates import (
     Votes,
@@ -56,7 +57,7 @@ def select(
     gpus: float = 0.0,
     imported: Sequence[ImportedMember] = (),
 ) -> SelectionReport:
-    """Select at most `most` members of the best `candidates` and the imported ones.
+    """Select at most `most` members of the best `candidates`, those that a search joined first, and the imported ones.
 
     Nothing is written: the report belongs to winners once these are frozen.
 
@@ -87,7 +88,8 @@ def select(
     outcomes: Outcomes = read_outcomes(run.folder.search)
     if out_of_fold:
         outcomes = with_unseen_folds(outcomes, run.prepared)
-    best = shortlist(outcomes, candidates, one_fold=not out_of_fold)
+    first = current_members(run.folder.search)  # of a search by gain: a weak network that completes the others counts
+    best = shortlist(outcomes, candidates, one_fold=not out_of_fold, first=first)
     found: Candidates = {candidate_name(c.choice): c for c in best} | {member.name: member for member in imported}
     costs = {name: _cost(name, c, cost) for name, c in found.items()}
     _check_budget(budget, [costs[candidate_name(c.choice)] for c in best])

@@ -33,7 +33,7 @@ from overread.pipeline.winners import Outcomes, freeze_winners
 from overread.records import Dataset, FusionName, ImportedMember, Manifest, Prepared, PrepareSettings, Vote, Winners
 
 if TYPE_CHECKING:
-    from overread.search.budget import PlannedFamily
+    from overread.search.budget import BudgetPlan, PlannedFamily
     from overread.search.settings import SearchSettings
     from overread.tracking.runs import Tracker
 
@@ -380,14 +380,18 @@ def retime(run: Run, seconds: Mapping[str, float]) -> RunSummary:
 
 def plan(prepared: Prepared, settings: SearchSettings) -> tuple[PlannedFamily, ...]:
     """Return what a search would do, without doing it. Must run inside a Ray session."""
+    from overread.search import budget
+
+    return budget.dry_run(make_plan(prepared, settings))
+
+
+def make_plan(prepared: Prepared, settings: SearchSettings) -> BudgetPlan:
+    """Time the networks and return the plan of a search. Must run inside a Ray session."""
     from overread.cluster.session import available
     from overread.search import budget
 
-    here = available()
-    if settings.cpus:
-        here = here.limited(settings.cpus)
-    plan = budget.plan(prepared, settings, cpus=here.cpus, gpus=here.gpus, cpus_per_node=here.cpus_per_node)
-    return budget.dry_run(plan)
+    here = available().limited(settings.cpus)
+    return budget.plan(prepared, settings, cpus=here.cpus, gpus=here.gpus, cpus_per_node=here.cpus_per_node)
 
 
 def search_gpus(folder: RunFolder) -> float:

@@ -12,7 +12,7 @@ from overread.metrics.summary import Summary
 from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
-from overread.review.tables import Grid
+from overread.review.tables import Grid, write_tables
 
 NOT_TRAINED = "not trained here"
 SPLITS = "splits.json"
@@ -24,11 +24,7 @@ def write_findings(findings: Findings, out: Path) -> Path:
     exhibits = [*findings.paper.exhibits(findings), curve_table(findings), cost_table(findings)]
     pictures = [*findings.paper.pictures(findings, out / "figures"), *draw_curves(findings, out / "figures")]
     parts = [f"# {findings.paper.title}: {findings.dataset}, size {findings.size}", protocol_text(findings)]
-    for number, grid in enumerate(exhibits, start=1):
-        stem = out / "tables" / f"{number:02d}-{_stem(grid.title)}"
-        write_bytes(stem.with_suffix(".csv"), grid.csv().encode())
-        write_bytes(stem.with_suffix(".md"), f"## {grid.title}\n\n{grid.markdown()}".encode())
-        parts.append(f"## {grid.title}\n\n{grid.markdown()}")
+    parts += write_tables(exhibits, out / "tables")
     parts += [f"![{path.stem}](figures/{path.name})" for path in pictures]
     findings.prepared.splits.save(out / SPLITS)
     report = out / "report.md"
@@ -144,7 +140,3 @@ def difference(summary: Summary) -> str:
     if summary.mean is None or summary.low is None or summary.high is None:
         return NOTHING
     return f"{100 * summary.mean:+.2f} ({100 * summary.low:+.2f} to {100 * summary.high:+.2f}, n={summary.n})"
-
-
-def _stem(title: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())[:60]

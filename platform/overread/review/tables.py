@@ -6,8 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from overread.jsonio import write_bytes
 from overread.review.words import number
 
 if TYPE_CHECKING:
@@ -53,6 +55,21 @@ class Grid:
         rule = ["---" if index < self.left else "---:" for index in range(len(self.columns))]
         lines = [self.columns, rule, *self.rows]
         return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"
+
+
+def write_tables(grids: Sequence[Grid], folder: Path) -> list[str]:
+    """Write each table as `NN-title.csv` and `.md`; return them in Markdown, with their titles as headings."""
+    parts = []
+    for place, grid in enumerate(grids, start=1):
+        stem = folder / f"{place:02d}-{_stem(grid.title)}"
+        parts.append(f"## {grid.title}\n\n{grid.markdown()}")
+        write_bytes(stem.with_suffix(".csv"), grid.csv().encode())
+        write_bytes(stem.with_suffix(".md"), parts[-1].encode())
+    return parts
+
+
+def _stem(title: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in title.lower()).split())[:60]
 
 
 class Scored(Protocol):

@@ -1,4 +1,4 @@
-"""The outcomes of a search on disk. The leaderboard that people see comes from MLflow (`tracking.winners`)."""
+"""The outcomes of a search on disk. The leaderboard that people see, with gains, is that of `tracking.winners`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One search: space, budget, study, Tune run, outcomes. Interrupted at any moment, it resumes from its folder.
 
 The folder holds `settings.json`, `plan.json`, `study.journal` (Optuna), `clock.json`, `trials/<trial id>/` and, where
-trials are valued by their gain, `ensemble.json` (`objective`).
+trials are valued by their gain, `ensemble.json` (`objective`) and `gains.json` (`cluster.contribution`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from overread.cluster.contribution import current_members
 from overread.cluster.session import apply_settings, available, session
 from overread.cluster.trainable import Worker, default_worker, resources, trial_function
 from overread.errors import UserError
@@ -22,6 +23,7 @@ from overread.search.leaderboard import read_outcomes
 from overread.search.opening import PLAN, SETTINGS, Search, make_searcher, open_search
 from overread.search.settings import SearchSettings
 from overread.search.tracked import guarded, short_waits
+from overread.tracking.winners import tag_joined
 
 if TYPE_CHECKING:
     from overread.search.searcher import JobSearch
@@ -61,7 +63,7 @@ def run_search(
             _run_tune(search, searcher, worker, tracker, notify)
         search.clock.save()
         outcomes = read_outcomes(out)
-        end_tracking(outcomes, tracker)
+        end_tracking(outcomes, tracker, current_members(out))
     return _usable(outcomes)
 
 
@@ -74,11 +76,15 @@ def begin_tracking(search: Search, tracker: Tracker | None, *, fresh: bool) -> N
         guarded(tracker.sync, read_outcomes(search.out))
 
 
-def end_tracking(outcomes: dict[str, tuple[TrialOutcome, Path]], tracker: Tracker | None) -> None:
-    """Write what the tracker lacks and close the search's run."""
+def end_tracking(
+    outcomes: dict[str, tuple[TrialOutcome, Path]], tracker: Tracker | None, joined: tuple[str, ...] = ()
+) -> None:
+    """Write what the tracker lacks, mark the trials that joined the search's ensemble, and close the search's run."""
     if tracker is None:
         return
     guarded(tracker.sync, outcomes)
+    if joined:
+        guarded(tag_joined, tracker, joined)
     guarded(tracker.end_search, "finished" if any(outcome.weights for outcome, _ in outcomes.values()) else "failed")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from overread.ensemble.gain import GAIN, Gain
 from overread.records import MAIN, TrialConfig, TrialOutcome
 
 VARIANT_DICE = "variant_dice/"
@@ -61,7 +62,17 @@ def final_metrics(outcome: TrialOutcome) -> dict[str, float]:
     return metrics
 
 
+def gain_metrics(folder: Path) -> dict[str, float]:
+    """Return what a trial added to the ensemble of its time, where that was measured: nothing without its file."""
+    path = folder / GAIN
+    if not path.is_file():
+        return {}
+    gain = Gain.load(path)
+    figures = {"gain": gain.gain, "gain_error": gain.error, "gain_aurc": gain.aurc_gain, "gain_dice": gain.dice}
+    return figures | {"gain_members": float(len(gain.members))}
+
+
 def trial_files(outcome: TrialOutcome, folder: Path) -> tuple[Path, ...]:
     """Return the files of a trial's folder that belong to its run, as far as they exist."""
-    names = ("outcome.json", "overlays.png", *((outcome.weights,) if outcome.weights else ()))
+    names = ("outcome.json", "overlays.png", GAIN, *((outcome.weights,) if outcome.weights else ()))
     return tuple(folder / name for name in names if (folder / name).is_file())

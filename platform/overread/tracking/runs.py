@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from overread.errors import UserError
 from overread.records import EpochReport, Manifest, TrialConfig, TrialOutcome, TrialState
 from overread.tracking import models, store
-from overread.tracking.fields import config_params, final_metrics, flatten, safe, trial_files
+from overread.tracking.fields import config_params, final_metrics, flatten, gain_metrics, safe, trial_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,7 +132,7 @@ class Tracker:
             self.log_epoch(trial_id, report)
         self._log_params(run, config_params(outcome.config))
         step = outcome.epochs[-1].epoch if outcome.epochs else 0
-        self._log_metrics(run, final_metrics(outcome), step=step, seconds=outcome.seconds)
+        self._log_metrics(run, final_metrics(outcome) | gain_metrics(folder), step=step, seconds=outcome.seconds)
         self.client.log_text(run_id, json.dumps(outcome.config.to_json(), indent=1) + "\n", "config.json")
         for path in trial_files(outcome, folder):
             self.client.log_artifact(run_id, str(path))

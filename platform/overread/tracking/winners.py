@@ -2,7 +2,8 @@
 
 A winner is a trial run with the tag `winner`: `true` (the main variant) or names of variants (`main, level_2`). Tags
 typed by hand in the MLflow UI count the same as those of `overread winners`. The members of the last ensemble carry the
-tag `overread_member`, so that an ensemble chosen by rule leaves people's tags alone.
+tag `overread_member`, so that an ensemble chosen by rule leaves people's tags alone. Trials that joined the ensemble of
+a search by gain carry `overread_joined`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from overread.records import MAIN
 from overread.tracking.fields import VARIANT_CASES, VARIANT_DICE, VARIANT_SECONDS, safe
 from overread.tracking.runs import TRIAL, Tracker
 
-WINNER, MEMBER = "winner", "overread_member"
+WINNER, MEMBER, JOINED = "winner", "overread_member", "overread_joined"
 YES, NO = frozenset({"true", "yes", "1"}), frozenset({"", "false", "no", "0"})
 
 
@@ -41,6 +42,11 @@ class LeaderboardRow:
     expected_dice: float | None = None
     """What a choice of this rank can be expected to reach on new cases (`metrics.optimism`); None: not known."""
 
+    gain: float | None = None
+    """What it added to the Dice of the search's ensemble when it ended; None: not measured."""
+    joined: bool = False
+    """Whether it joined that ensemble."""
+
 
 def leaderboard(tracker: Tracker) -> list[LeaderboardRow]:
     """Return every variant of every trial of the search, best validation Dice first, those without one last."""
@@ -59,6 +65,11 @@ def tag_winners(tracker: Tracker, chosen: Iterable[tuple[str, str]]) -> None:
 def tag_members(tracker: Tracker, chosen: Iterable[tuple[str, str]]) -> None:
     """Mark exactly these (trial id, variant) as members of the ensemble; what people call winners stays."""
     _tag(tracker, MEMBER, chosen)
+
+
+def tag_joined(tracker: Tracker, trials: Iterable[str]) -> None:
+    """Mark exactly these trials as members of the ensemble that the search built."""
+    _tag(tracker, JOINED, [(trial_id, MAIN) for trial_id in trials])
 
 
 def _tag(tracker: Tracker, tag: str, chosen: Iterable[tuple[str, str]]) -> None:
@@ -112,6 +123,8 @@ def _rows(run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) ->
             run_id=run_id,
             cases=_whole(metrics.get(f"{VARIANT_CASES}{variant}")),
             member=variant in members,
+            gain=metrics.get("gain") if variant == MAIN else None,
+            joined=variant in winner_variants(tags.get(JOINED, "")),
         )
         for variant in _variants(metrics) or [MAIN]
     ]
