@@ -1,9 +1,10 @@
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from overread.review.tables import Grid, leaderboard_grid
+from overread.review.tables import Grid, leaderboard_grid, write_tables
 from overread.tracking.winners import LeaderboardRow
 
 
@@ -31,6 +32,15 @@ def test_markdown_and_csv_hold_the_same_texts() -> None:
     grid = Grid("t", ("member", "Dice"), (("unet, wide", "0.813"), ("ENSEMBLE", "0.850")))
     assert grid.markdown() == "| member | Dice |\n| --- | ---: |\n| unet, wide | 0.813 |\n| ENSEMBLE | 0.850 |\n"
     assert grid.csv() == 'member,Dice\n"unet, wide",0.813\nENSEMBLE,0.850\n'
+
+
+def test_tables_are_written_in_their_order(tmp_path: Path) -> None:
+    grids = [Grid("Dice, 95 % (n = 3)", ("a",), (("1",),)), Grid("AURC", ("b",), ())]
+    parts = write_tables(grids, tmp_path)
+    names = ["01-dice-95-n-3.csv", "01-dice-95-n-3.md", "02-aurc.csv", "02-aurc.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert (tmp_path / names[0]).read_text() == "a\n1\n"
+    assert parts[1] == (tmp_path / names[3]).read_text() == "## AURC\n\n| b |\n| --- |\n"
 
 
 def test_leaderboard_marks_winners_and_says_what_it_leaves_out() -> None:

@@ -19,7 +19,7 @@ ROWS_HELP = "Networks to train, comma-separated names; 'core' and 'all' stand fo
 
 TRIALS, TRIAL_SECONDS = 30, 15.0
 SIDE = 64
-"""Three searches of so many and so short trials take about 25 minutes on two cores."""
+"""On two cores 90 trials of 15 s are 11 minutes of training; starts, gains, selections and readings come on top."""
 OBJECTIVES_HELP = "To compare with dice; may be repeated [default: all]."
 TRIALS_HELP = f"Trainings of each search [default: {TRIALS}, with --time-budget as many as fit]."
 

@@ -42,4 +42,5 @@ def search(dry_run: bool, **options: Any) -> None:
         run = stages.open_run(start(settings, prepared.dataset), map_cases, prepared=prepared)
         stages.search(run, settings.search)
         show([leaderboard_grid(choosing.leaderboard(run.folder, top=1), 20)])
-    return click.echo(f"next: overread ensemble --out {settings.out}")
+    select = " --select greedy" if settings.greedy else ""
+    return click.echo(f"next: overread ensemble --out {settings.out}{select}")
