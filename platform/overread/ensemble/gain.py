@@ -147,7 +147,7 @@ _Pair = tuple[_Judged | None, _Judged]
 
 
 def _judge_case(members: Sequence[str], networks: Sequence[str], read: Read, case: str, truth: Ids) -> dict[str, _Pair]:
-    """Return the case without and with each network. In memory are two maps and a mask of each member."""
+    """Return the case without and with each network. In memory are three maps and a mask of each member."""
     masks: dict[str, Ids] = {}
     total: Probabilities | None = None
     for member in members:
