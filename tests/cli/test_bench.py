@@ -26,13 +26,14 @@ def test_what_the_benchmark_of_objectives_is_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(importlib.import_module("overread.cli.bench"), "working", lambda *_, **__: nullcontext(None))
     monkeypatch.setattr(pipeline_objectives, "compare_objectives", compare)
     call = ["bench", "objective", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seed", "3"]
-    for more in ([], ["--time-budget", "2m", "--objective", "gain", "--size", "32"]):
+    for more in ([], ["--time-budget", "2m", "--objective", "gain", "--size", "32", "--trial-steps", "9"]):
         with pytest.raises(SystemExit):
             main([*call, *more])
     (first, every), (second, one) = told
     assert (first.search.trials, first.search.seconds_per_trial, first.search.time_budget_s) == (30, 15.0, None)
     assert (first.prepare.max_side, first.prepare.seed, first.search.seed) == (64, 3, 3)
     assert (second.search.trials, second.search.time_budget_s, second.prepare.max_side) == (None, 120.0, 32)
+    assert (first.search.steps, second.search.steps) == (None, 9)
     assert every == ("dice", "gain", "gain_and_failure") and one == ("gain",)
 
 

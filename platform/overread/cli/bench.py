@@ -21,6 +21,10 @@ TRIALS, TRIAL_SECONDS = 30, 15.0
 SIDE = 64
 """On two cores 90 trials of 15 s are 11 minutes of training; starts, gains, selections and readings come on top."""
 OBJECTIVES_HELP = "To compare with dice; may be repeated [default: all]."
+STEPS_HELP = (
+    "Optimiser steps of each trial instead of seconds, which other work on the machine shortens; "
+    "--trial-time then only sizes the networks."
+)
 TRIALS_HELP = f"Trainings of each search [default: {TRIALS}, with --time-budget as many as fit]."
 
 
@@ -57,6 +61,7 @@ def failure(**options: Any) -> None:
 @click.option("--trials", type=click.IntRange(1), help=TRIALS_HELP)
 @click.option("--time-budget", type=DURATION, help="Wall time of each search.")
 @click.option("--trial-time", type=DURATION, default=f"{TRIAL_SECONDS:.0f}s", show_default=True, help="Of each trial.")
+@click.option("--trial-steps", type=click.IntRange(1), help=STEPS_HELP)
 @click.option("--architectures", help="Comma-separated names, or all [default: the panel's own].")
 @click.option("--gpus-per-worker", type=click.FloatRange(0), default=0.0, show_default=True)
 @_options.top
@@ -71,6 +76,7 @@ def objective(
     trials: int | None,
     time_budget: float | None,
     trial_time: float,
+    trial_steps: int | None,
     architectures: str | None,
     gpus_per_worker: float,
     top: int,
@@ -101,6 +107,7 @@ def objective(
             trials=trials if trials or time_budget else TRIALS,
             time_budget_s=time_budget,
             seconds_per_trial=trial_time,
+            steps=trial_steps,
             gpus_per_worker=gpus_per_worker,
             cpus=cpus,
             seed=seed,

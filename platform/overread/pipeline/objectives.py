@@ -236,9 +236,11 @@ def about(settings: BenchSettings, prepared: Prepared) -> str:
     search, splits = settings.search, prepared.splits
     ends = [f"{search.trials} trials"] if search.trials is not None else []
     ends += [f"{search.time_budget_s:.0f} s"] if search.time_budget_s is not None else []
+    length = f"{search.steps} steps" if search.steps else f"{search.seconds_per_trial or 0:.0f} s"
     return (
-        f"Each search: {' or '.join(ends)}, seed {search.seed}, one point of each family first, networks of one plan; "
-        f"trials that lag behind in Dice are stopped early under every objective. Greedy selection of at most "
+        f"Each search: {' or '.join(ends)}, {length} a trial, seed {search.seed}, one point of each family first, "
+        "networks of one plan; trials that lag behind in Dice are stopped early under every objective. Greedy "
+        "selection of at most "
         f"{settings.top} members on the {len(splits.fold(search.fold).validation)} validation cases, all winners "
         f"frozen before the {len(splits.locked)} locked cases were read, once for each. Intervals resample patients; "
         "that another seed gives other searches is not in them: repeat with other seeds before you trust a difference."
