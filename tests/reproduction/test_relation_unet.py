@@ -3,8 +3,10 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, combinations
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ from overread.data.store import open_case
 from overread.errors import UserError
 from overread.reproduction import PAPERS, relation_unet
 from overread.reproduction.program import ReproductionSettings, _imported, reproduce
-from overread.reproduction.results import CaseMeasures, RowResult
+from overread.reproduction.results import CaseMeasures, Findings, RowResult
 
+PAPER = PAPERS["relation_unet"]
 CORE = (relation_unet.PLAIN, relation_unet.DROPOUT, relation_unet.RELATION)
 
 
@@ -47,6 +50,34 @@ def test_scores_are_compared_on_cases_that_have_all_of_them() -> None:
     (only,) = relation_unet.shared_cases(SimpleNamespace(results=results))
     assert set(only) == {score.title for score in relation_unet.FIGURE}
     assert only[relation_unet.FIGURE[0].title] == (0.5, 0.9, "p0")
+
+
+def findings_of(results: dict[str, RowResult]) -> Findings:
+    """Return findings of results alone: no network can be opened."""
+    prepared: Any = SimpleNamespace(dataset="drawn")
+    return Findings(PAPER, "small", PAPER.protocols["small"], prepared, results=results)
+
+
+def rising(row: str) -> RowResult:
+    """Return a row of two folds of three cases whose every confidence rises with the Dice."""
+    cases = []
+    for i, dice in enumerate((0.5, 0.7, 0.9, 0.4, 0.6, 0.8)):
+        values = {"dice": dice} | {score.measure: dice / 2 for score in relation_unet.CONFIDENCES if score.row == row}
+        cases.append(CaseMeasures(case=f"c{i}", group=f"c{i}", has_foreground=True, values=values, fold=i // 3))
+    return RowResult(row=row, parameters=1, steps=1, seconds=1.0, epochs=(), cases=tuple(cases))
+
+
+@pytest.mark.parametrize("rows", chain.from_iterable(combinations(CORE, n) for n in range(4)), ids=" and ".join)
+def test_any_of_the_core_rows_alone_give_tables_and_figures(rows: tuple[str, ...], tmp_path: Path) -> None:
+    findings = findings_of({row: rising(row) for row in rows})
+    grids = PAPER.exhibits(findings)
+    confidences = next(grid for grid in grids if grid.title.startswith("Figure 4"))
+    assert {title: r for title, r, *_ in confidences.rows} == {
+        score.title: "1.000 ± 0.000 (2 folds)" if score.row in rows else "not trained here"
+        for score in relation_unet.CONFIDENCES
+    }
+    names = [path.name for path in PAPER.pictures(findings, tmp_path)]
+    assert names == (["fig04b-confidence.png", "fig04a-pearson.png", "fig05-coverage.png"] if rows else [])
 
 
 @pytest.fixture

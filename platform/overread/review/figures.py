@@ -25,15 +25,20 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 @contextmanager
-def drawing(path: Path, width: float = 6.0, height: float = 3.6, columns: int = 1, rows: int = 1) -> Iterator[Any]:
-    """Give the axes of a new figure (an array if there are several) and write it as PNG."""
+def drawing(
+    path: Path, width: float = 6.0, height: float = 3.6, columns: int | None = None, rows: int = 1
+) -> Iterator[Any]:
+    """Give the axes of a new figure and write it as PNG: one, or where `columns` are told an array (rows, columns).
+
+    What is told may be 1: a figure of as many panels as there are rows to show need not know how many.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * columns, height * rows), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width * (columns or 1), height * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    yield axes[0, 0] if rows * columns == 1 else axes
+    axes = figure.subplots(rows, columns or 1, squeeze=False)
+    yield axes[0, 0] if columns is None else axes
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
@@ -131,7 +136,7 @@ def contoured(path: Path, panels: Sequence[Contoured], columns: int = 4) -> Path
     shown = min(columns, len(panels))
     rows = -(-len(panels) // shown)
     with drawing(path, 2.6, 2.9, shown, rows) as axes:
-        for place, ax in enumerate(np.atleast_1d(axes).ravel() if rows * shown > 1 else [axes]):
+        for place, ax in enumerate(axes.ravel()):
             ax.axis("off")
             if place >= len(panels):
                 continue
@@ -161,7 +166,7 @@ def coloured(path: Path, panels: Sequence[Coloured], columns: int = 4) -> Path:
     rows = -(-len(panels) // shown)
     palette = np.random.default_rng(0).permutation(np.linspace(0, 1, 4096, endpoint=False))
     with drawing(path, 2.6, 2.8, shown, rows) as axes:
-        for place, ax in enumerate(np.atleast_1d(axes).ravel() if rows * shown > 1 else [axes]):
+        for place, ax in enumerate(axes.ravel()):
             ax.axis("off")
             if place < len(panels):
                 panel = panels[place]
@@ -187,8 +192,7 @@ def pictured(path: Path, rows: Sequence[Sequence[Pictured]]) -> Path | None:
     if not columns:
         return None
     with drawing(path, 2.3, 2.5, columns, len(rows)) as axes:
-        grid = np.atleast_1d(axes).reshape(len(rows), columns)
-        for line, panels in zip(grid, rows, strict=True):
+        for line, panels in zip(axes, rows, strict=True):
             for place, ax in enumerate(line):
                 ax.axis("off")
                 if place < len(panels):
