@@ -52,6 +52,40 @@ def test_scores_are_compared_on_cases_that_have_all_of_them() -> None:
     assert only[relation_unet.FIGURE[0].title] == (0.5, 0.9, "p0")
 
 
+class Paired:
+    """A case of 1 x 8 pixels, the first four foreground, whose anchors say so many of them."""
+
+    case_id = "own"
+
+    def __init__(self, **said: float) -> None:
+        self.said, self.asked = said, 0
+
+    def anchors(self, others: list[str]) -> list[str]:
+        self.asked += 1
+        return others
+
+    def alternatives(self, anchors: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+        for other in anchors:
+            foreground = np.where(np.arange(8) < 2, 0.9, np.where(np.arange(8) < 4, self.said[other], 0.2))[None]
+            yield f"anchor_{other}", np.stack([1 - foreground, foreground])
+
+    def rates(self, mask: np.ndarray) -> dict[str, float | None]:
+        return {"dice": 2 * int(mask[0, :4].sum()) / (int(mask.sum()) + 4)}
+
+
+def test_the_anchors_are_averaged_before_and_after_the_threshold() -> None:
+    # pixels 2 and 3: 0.4, 0.4 and 1 have the mean 0.6, so that all four are found; alone two find only two of four
+    case: Any = Paired(a=0.4, b=0.4, c=1.0)
+    found = relation_unet.read_with_anchors(case, "train", ["a", "own", "b", "c"])
+    assert found == {"dice_train": 1.0, "single_dice_train": pytest.approx((2 / 3 + 2 / 3 + 1) / 3)}
+
+
+def test_a_case_that_is_alone_in_its_fold_has_no_anchors() -> None:
+    case: Any = Paired()
+    assert relation_unet.read_with_anchors(case, "test", ["own"]) == {"dice_test": None, "single_dice_test": None}
+    assert case.asked == 0
+
+
 def findings_of(results: dict[str, RowResult]) -> Findings:
     """Return findings of results alone: no network can be opened."""
     prepared: Any = SimpleNamespace(dataset="drawn")

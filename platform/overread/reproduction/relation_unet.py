@@ -152,9 +152,15 @@ def measure(case: TestCase) -> dict[str, float | None]:
 
 
 def read_with_anchors(case: TestCase, name: str, others: Sequence[str]) -> dict[str, float | None]:
-    """Return the Dice of the mean probability over the anchors, and the mean of the single Dice."""
+    """Return the Dice of the mean probability over the anchors, and the mean of the single Dice.
+
+    Where there is no other case, as in a fold of one, there is neither.
+    """
     import numpy as np
 
+    others = [other for other in others if other != case.case_id]
+    if not others:
+        return {f"dice_{name}": None, f"single_dice_{name}": None}
     total: float | np.ndarray = 0.0
     single = []
     for _, probabilities in case.alternatives(case.anchors(others)):
