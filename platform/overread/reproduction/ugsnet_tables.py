@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from overread.data.store import open_case
 from overread.metrics.calibration import BINS
 from overread.metrics.complex_cases import LEAST_CASES, LIMITS, complex_groups, with_honest_interval
 from overread.metrics.summary import Summary
@@ -56,13 +59,20 @@ def exhibits(findings: Findings) -> tuple[Grid, ...]:
 
 
 def table_cases(findings: Findings) -> Grid:
-    """Return how many cases have how many annotations that mark anything, and so whether they have figures."""
-    drawn = Counter(len(drawn_annotations(findings.prepared, case.id)[0]) for case in findings.prepared.cases)
-    least = least_annotations(findings.prepared)
+    """Return how many cases have how many annotations that mark anything, and so whether they have figures.
+
+    The majority of the annotators, which validation curves are against, may mark nothing where some do.
+    """
+    prepared = findings.prepared
+    drawn = {case.id: len(drawn_annotations(prepared, case.id)[0]) for case in prepared.cases}
+    empty = Counter(drawn[case.id] for case in prepared.cases if not np.any(open_case(prepared, case).truth))
+    least = least_annotations(prepared)
     rows = tuple(
-        (str(number), str(cases), "yes" if number >= least else "no") for number, cases in sorted(drawn.items())
+        (str(number), str(cases), str(empty[number]), "yes" if number >= least else "no")
+        for number, cases in sorted(Counter(drawn.values()).items())
     )
-    return Grid("Annotations that mark anything", ("annotations", "cases", "counted below"), rows)
+    columns = ("annotations", "cases", "of them the majority marks nothing", "counted below")
+    return Grid("Annotations that mark anything", columns, rows)
 
 
 def folds_and_cases(result: RowResult, measure: str, factor: float = 1) -> str:

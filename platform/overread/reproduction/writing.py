@@ -9,6 +9,7 @@ import numpy as np
 
 from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
+from overread.records import AugmentConfig
 from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
@@ -52,10 +53,28 @@ def protocol_text(findings: Findings) -> str:
     tested = [c for fold in prepared.splits.folds for c in fold] if protocol.cross_validated else prepared.splits.locked
     patients = {prepared.case(case).group for case in tested}
     split += f"Tested: {len(tested)} cases of {len(patients)} groups (patients). "
+    options = "".join(f", {name} {value} where a network has it" for name, value in protocol.options.items())
     return (
-        f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width, {length} of "
-        f"{protocol.batch_size} {images}, {rate}; last weights. {split}{findings.paper.about}"
+        f"Every row: {protocol.max_side} pixels, {protocol.width:g} of the published width{options}, {length} of "
+        f"{protocol.batch_size} {images}, {rate}, {augment_text(protocol.augment)}; last weights. "
+        f"{split}{findings.paper.about}"
     )
+
+
+def augment_text(augment: AugmentConfig) -> str:
+    """Say how training images are changed.
+
+    >>> augment_text(AugmentConfig(scale=0.0, intensity=0.0))
+    'augmented by flips, rotation up to 15 degrees'
+    """
+    changes = {
+        "flips": augment.flip,
+        f"rotation up to {augment.rotate_degrees:g} degrees": augment.rotate_degrees,
+        f"scale within {augment.scale:.0%}": augment.scale,
+        f"intensity within {augment.intensity:.0%}": augment.intensity,
+    }
+    named = ", ".join(name for name, amount in changes.items() if amount)
+    return f"augmented by {named}" if named else "no augmentation"
 
 
 def curve_table(findings: Findings) -> Grid:
