@@ -180,23 +180,6 @@ def test_the_first_annotator_who_drew_something_can_be_the_only_one(
     assert whole.valid.tolist() == [[False, True, True]] and torch.equal(whole.labels, batch.labels)
 
 
-def test_annotators_who_are_alone_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    batches._tell_alone.cache_clear()
-    prepared = _prepared(tmp_path, [(1, 4, 4)] * 3, [("ann", "cleo"), ("ben",), ("ann", "ben")])
-    marked = open_case(prepared, "c2").folder / "labels.npy"
-    labels = np.load(marked)
-    labels[1] = 0  # drawn by one of two
-    np.save(marked, labels)
-    with caplog.at_level("INFO", logger="overread"):
-        for needs in (Needs(annotators=True), Needs(annotators=True), Needs()):
-            BatchSource(prepared, _ids(prepared), _config((4, 4), batch=2), needs)
-        BatchSource(prepared, _ids(prepared)[:1], _config((4, 4), batch=1), Needs(annotators=True))
-    assert caplog.messages == [
-        "2 of 3 training cases have fewer than two annotations that mark anything: one alone is taken for what all "
-        "say, none for an empty mask"
-    ]
-
-
 def test_extra_arrays_are_cut_like_the_image(tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [(6, 9, 9)])
     arrays = open_case(prepared, "c0")

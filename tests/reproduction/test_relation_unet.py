@@ -101,7 +101,7 @@ def rising(row: str) -> RowResult:
     return RowResult(row=row, parameters=1, steps=1, seconds=1.0, epochs=(), cases=tuple(cases))
 
 
-@pytest.mark.parametrize("rows", chain.from_iterable(combinations(CORE, n) for n in range(4)), ids=" and ".join)
+@pytest.mark.parametrize("rows", list(chain.from_iterable(combinations(CORE, n) for n in range(4))), ids=" and ".join)
 def test_any_of_the_core_rows_alone_give_tables_and_figures(rows: tuple[str, ...], tmp_path: Path) -> None:
     findings = findings_of({row: rising(row) for row in rows})
     grids = PAPER.exhibits(findings)

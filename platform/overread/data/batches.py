@@ -60,17 +60,6 @@ def _tell_padding(sides: tuple[int, ...], multiple: int) -> None:
     )
 
 
-@cache
-def _tell_alone(alone: int, cases: int) -> None:
-    if alone:
-        log.info(
-            "%d of %d training cases have fewer than two annotations that mark anything: one alone is taken for what "
-            "all say, none for an empty mask",
-            alone,
-            cases,
-        )
-
-
 @dataclass(frozen=True)
 class _Sample:
     """One sample of a batch: which case, from where, and a seed for what else is random."""
@@ -115,9 +104,6 @@ class BatchSource:
             )
         self._arrays: list[CaseArrays] = [open_case(prepared, case) for case in self._cases]
         self._annotators = sorted({name for case in prepared.cases for name in case.annotators})
-        if needs.annotators:
-            alone = sum(np.asarray(arrays.labels).any((1, 2, 3)).sum() < 2 for arrays in self._arrays)
-            _tell_alone(int(alone), len(case_ids))
         self._config, self._needs = config, needs
         self._rank, self._world_size = rank, world_size
         self._points: dict[int, NDArray[np.int32]] = {}

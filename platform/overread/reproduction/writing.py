@@ -14,6 +14,7 @@ from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
 from overread.review.tables import Grid, write_tables
+from overread.training.notes import lone_annotations
 
 NOT_TRAINED = "not trained here"
 SPLITS = "splits.json"
@@ -24,7 +25,8 @@ def write_findings(findings: Findings, out: Path) -> Path:
     """Write everything that `findings` holds; return the path of the report."""
     exhibits = [*findings.paper.exhibits(findings), curve_table(findings), cost_table(findings)]
     pictures = [*findings.paper.pictures(findings, out / "figures"), *draw_curves(findings, out / "figures")]
-    parts = [f"# {findings.paper.title}: {findings.dataset}, size {findings.size}", protocol_text(findings)]
+    title = f"# {findings.paper.title}: {findings.dataset}, size {findings.size}"
+    parts = [title, protocol_text(findings), *lone_text(findings)]
     parts += write_tables(exhibits, out / "tables")
     parts += [f"![{path.stem}](figures/{path.name})" for path in pictures]
     findings.prepared.splits.save(out / SPLITS)
@@ -59,6 +61,13 @@ def protocol_text(findings: Findings) -> str:
         f"{protocol.batch_size} {images}, {rate}, {augment_text(protocol.augment)}; last weights. "
         f"{split}{findings.paper.about}"
     )
+
+
+def lone_text(findings: Findings) -> tuple[str, ...]:
+    """Return what the trained rows made of cases with a single annotation, as far as there are such."""
+    configs = [networks[0][0] for networks in findings.networks.values() if networks]
+    lines = dict.fromkeys(lone_annotations(config, findings.prepared) for config in configs)
+    return tuple(f"{line[0].upper()}{line[1:]}." for line in lines if line)
 
 
 def augment_text(augment: AugmentConfig) -> str:

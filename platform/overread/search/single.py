@@ -16,7 +16,7 @@ from overread.cluster.torch_trainer import release_group
 from overread.cluster.trainable import Worker, default_worker, parse_job, resources, trial_function
 from overread.errors import OverreadError
 from overread.records import Prepared, TrialConfig, TrialOutcome
-from overread.training.extras import lacking_extras
+from overread.training.notes import notes
 from overread.training.pretrained import check_pretrained
 
 log = logging.getLogger(__name__)
@@ -78,9 +78,8 @@ def train_all(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, wo
     from ray import tune
 
     check_pretrained(job.config for job in jobs)
-    for line in dict.fromkeys(lacking_extras(job.config, prepared) for job in jobs):
-        if line:
-            log.info("%s", line)
+    for line in dict.fromkeys(line for job in jobs for line in notes(job.config, prepared)):
+        log.info("%s", line)
     function = tune.with_parameters(_in_time, prepared=prepared, worker=worker)
     try:
         tune.Tuner(
