@@ -31,7 +31,7 @@ from overread.records import (
 )
 from overread.reproduction import PAPERS, ugsnet_figures, ugsnet_measures, ugsnet_tables
 from overread.reproduction.configs import options_at, row_config
-from overread.reproduction.cost import published_parameters
+from overread.reproduction.cost import published_parameters, published_setting
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.printed import printed
 from overread.reproduction.program import check_baseline, choose_rows
@@ -48,7 +48,18 @@ def test_rows_differ_in_their_ablation_alone() -> None:
     switches = {name: (o["iucm"], o["phi_a"], o["phi_b"]) for name, o in ours.items()}
     assert len(set(switches.values())) == len(switches) == 6
     assert switches["UGS-Net-V1"] == (False, False, False) and switches["UGS-Net"] == (True, True, True)
-    assert published_parameters(PAPER.row("UGS-Net")) == 35_141_355  # of three windows
+
+
+def test_published_parameters_are_those_of_the_registered_networks() -> None:
+    counts = {row.name: published_parameters(row) for row in PAPER.rows if row.architecture == "ugs_net"}
+    assert counts == dict.fromkeys(("UGS-Net-V1", "UGS-Phi_a", "UGS-Phi_b", "UGS-Phi_a+Phi_b"), 35_069_675) | {
+        "UGS-IUCM": 35_141_355,  # as V1 of three windows
+        "UGS-Net": 35_140_203,  # of one channel
+    }
+    assert (
+        published_setting(PAPER.row("UGS-IUCM")).in_channels,
+        published_setting(PAPER.row("U-Net")).in_channels,
+    ) == (3, 1)
 
 
 def test_comparators_learn_from_the_first_annotation_and_ours_from_all(findings: Findings) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
-from overread.architectures import Architecture, Published, build_segmenter, count_parameters
+from overread.architectures import Published, build_segmenter, count_parameters
 from overread.jsonio import JsonRecord
 from overread.records import TrialConfig
 from overread.reproduction.configs import architecture_of, options_at
@@ -35,31 +35,37 @@ class CostItem(JsonRecord):
 
 
 def published_parameters(row: Row, classes: int | None = None) -> int:
-    """Count a row's parameters at its published width, without allocating them.
-
-    For so many classes with background; None: for those of the architecture's nearest published setting.
-    """
+    """Count a row's parameters at its published setting or width (`published_setting`), without allocating them."""
     import torch
 
     architecture = architecture_of(row)
-    published = _nearest_setting(architecture, row)
+    if row.published is not None:
+        return architecture.published_parameters(row.published)
+    published = published_setting(row, classes)
     with torch.device("meta"):
         model = architecture.build(
             options_at(row, 1.0),
             in_channels=published.in_channels,
-            classes=classes or published.classes,
+            classes=published.classes,
             spatial_dims=len(published.size),
         )
     return count_parameters(model)
 
 
-def _nearest_setting(architecture: Architecture, row: Row) -> Published:
-    """Return the published setting with most of the row's options: it says the axes and channels of the image."""
+def published_setting(row: Row, classes: int | None = None) -> Published:
+    """Return the published setting that says the axes, channels and classes that `published_parameters` counts for.
+
+    It is the row's own where it names one, or that with most of its options, with `classes` if they are given.
+    """
+    architecture = architecture_of(row)
+    if row.published is not None:
+        return architecture.settings[row.published]
 
     def shared(setting: Published) -> int:
         return sum(setting.options.get(name) == value for name, value in row.options.items())
 
-    return max(architecture.settings.values(), key=shared)
+    nearest = max(architecture.settings.values(), key=shared)
+    return nearest if classes is None else replace(nearest, classes=classes)
 
 
 def measure_cost(item: CostItem) -> Cost:

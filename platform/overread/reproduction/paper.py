@@ -55,6 +55,9 @@ class Row:
     """Narrowest the network can be, whatever share of its published width a protocol asks for."""
     seed: int = 0
     """Added to the seed of the experiment: rows that differ in nothing else are an ensemble of seeds."""
+    published: str | None = None
+    """The architecture's published setting that the paper's row is, where this one departs from it: its parameters are
+    told. None: the row's own options at the published width."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -329,10 +329,10 @@ def _imported(name: str, folder: Path, prepared: Prepared, protocol: Protocol, p
 def _cost(settings: ReproductionSettings, training: RowTraining, map_cases: MapCases) -> Cost:
     """Return what a model's steps take, measured once; where they fail, why, to be tried again in the next call."""
     path = settings.out / "costs" / f"{training.folder.name}.json"
-    if path.is_file():
-        return Cost.load(path)
-    device = "cuda" if settings.gpus_per_worker else "cpu"
     published = published_parameters(training.row, PAPERS[settings.paper].published_classes)
+    if path.is_file():
+        return replace(Cost.load(path), published=published)
+    device = "cuda" if settings.gpus_per_worker else "cpu"
     item = CostItem(row=training.row.name, config=training.job.config, published=published, device=device)
     try:
         (cost,) = on_gpus(map_cases, settings.gpus_per_worker)(measure_cost, [item], "")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from overread.architectures import Published
 from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
 from overread.records import AugmentConfig
+from overread.reproduction.cost import published_setting
 from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
@@ -117,12 +119,13 @@ def cost_table(findings: Findings) -> Grid:
         trained = NOT_TRAINED if result is None else "masks imported" if not result.epochs else length_text(result)
         if cost is None or cost.failure:
             state = trained if cost is None else f"{trained}; two steps fail: {cost.failure}"
-            rows.append((row.name, *[NOTHING] * 4, state))
+            rows.append((row.name, *[NOTHING] * 5, state))
             continue
         rows.append(
             (
                 row.name,
                 f"{cost.published:,}",
+                _input(published_setting(row, findings.paper.published_classes)),
                 f"{cost.parameters:,}",
                 f"{cost.seconds_per_step:.3f}",
                 f"{cost.peak_bytes / 2**20:.0f}",
@@ -132,6 +135,7 @@ def cost_table(findings: Findings) -> Grid:
     columns = (
         "model",
         "parameters, published width",
+        "of images and classes",
         "parameters, here",
         "s per step",
         "peak MiB of a step",
@@ -139,6 +143,12 @@ def cost_table(findings: Findings) -> Grid:
     )
     device = next((cost.device for cost in findings.costs.values()), "")
     return Grid(f"Speed and memory ({device})", columns, tuple(rows))
+
+
+def _input(setting: Published) -> str:
+    """Return what a number of parameters depends on beside the network: channels, and classes with background."""
+    channels = f"{setting.in_channels} channel{'s' if setting.in_channels > 1 else ''}"
+    return f"{channels}, {setting.classes} classes, {len(setting.size)}-D"
 
 
 def length_text(result: RowResult) -> str:
