@@ -293,6 +293,13 @@ def test_all_tables_have_the_trained_rows(findings: Findings) -> None:
     assert ("Attention U-Net", "MCM") not in {row[:2] for row in grids["Calibration"].rows}
 
 
+@pytest.mark.parametrize(("ct", "unit"), [(False, "grey values of the files"), (True, "HU")])
+def test_intensities_are_in_hu_only_of_ct(findings: Findings, ct: bool, unit: str) -> None:
+    preprocessing = replace(findings.prepared.preprocessing, ct=(ct,))
+    said = replace(findings, prepared=replace(findings.prepared, preprocessing=preprocessing))
+    assert ugsnet_tables.table_regions(said).title.endswith(f"HC and LC, {unit}")
+
+
 def test_densities_are_drawn_from_what_was_measured(findings: Findings, tmp_path: Path) -> None:
     closed = replace(findings, networks=dict.fromkeys(CORE, ()))  # no network can be opened
     path = ugsnet_figures.draw_densities(closed, tmp_path)

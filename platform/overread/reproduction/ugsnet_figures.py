@@ -17,6 +17,7 @@ from overread.reproduction.ugsnet_measures import (
     REGIONS,
     Floats,
     Opinions,
+    intensity_unit,
     pooled_bins,
     pooled_intensities,
 )
@@ -106,9 +107,8 @@ def draw_densities(findings: Findings, folder: Path) -> Path | None:
                 if density is not None:
                     told = f"{label} ({round(pixels.sum()):,} pixels)"
                     series[told] = list(zip(points.tolist(), density.tolist(), strict=True))
-            figures.lines(
-                ax, series, f"Fig. 8: {name.upper()}, {result.row}", "intensity of the image as it came", "density"
-            )
+            title = f"Fig. 8: {name.upper()}, {result.row}"
+            figures.lines(ax, series, title, intensity_unit(findings.prepared), "density")
     return path
 
 

@@ -167,6 +167,11 @@ def intensities(case: TestCase) -> Floats | None:
     return None if native is None else np.asarray(native[0], np.float64)
 
 
+def intensity_unit(prepared: Prepared) -> str:
+    """Return what `intensities` are in: HU where the first channel is CT."""
+    return "HU" if prepared.preprocessing.ct[0] else "grey values of the files"
+
+
 def measure_lists(case: TestCase) -> dict[str, tuple[float, ...]]:
     """Return the sums of the calibration bins and, of a UGS-Net, a sample of the intensities in the regions."""
     opinions = Opinions.of(case)

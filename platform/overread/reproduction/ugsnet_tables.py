@@ -21,6 +21,7 @@ from overread.reproduction.ugsnet_measures import (
     NAME,
     REGIONS,
     drawn_annotations,
+    intensity_unit,
     least_annotations,
     pooled_bins,
 )
@@ -295,5 +296,5 @@ def table_regions(findings: Findings) -> Grid:
             texts = (NOTHING if s.mean is None else f"{s.mean:.3f} (n={s.n})" for s in means)
             rows.append((result.row, region.upper(), *texts))
     columns = ("model", "region", "mean, real", "mean, predicted", "Wasserstein distance of a case")
-    title = "Figure 8 in figures: intensity inside HC and LC (of the images as they came; HU of CT)"
+    title = f"Figure 8 in figures: intensity inside HC and LC, {intensity_unit(findings.prepared)}"
     return Grid(title, columns, tuple(rows), left=2)
