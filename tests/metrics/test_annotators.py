@@ -25,5 +25,7 @@ def test_degenerate_cases():
     nothing = annotator_agreement(NONE, np.stack([NONE, NONE]))
     assert (nothing.mean, nothing.consensus, nothing.energy_distance, nothing.between) == (1, 1, 0, 1)
     assert annotator_agreement(A, np.stack([NONE, NONE])).each == (0, 0)
+    apart = annotator_agreement(NONE, np.stack([A, np.roll(A, 4)]))
+    assert (apart.consensus, apart.each, apart.between) == (None, (0, 0), 0)  # they share nothing: no consensus
     with pytest.raises(UserError, match="at least one annotation"):
         annotator_agreement(A, np.zeros((0, 8), bool))

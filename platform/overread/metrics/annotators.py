@@ -20,8 +20,9 @@ class AnnotatorAgreement:
     """Dice of the reading with each annotator, in their order."""
     majority: float
     """Dice with what more than half of the annotators mark."""
-    consensus: float
-    """Dice with the STAPLE consensus."""
+    consensus: float | None
+    """Dice with the STAPLE consensus. None: that is empty though somebody marked something, as of two who share no
+    voxel; they agree on nothing, and an empty reading is not right."""
     energy_distance: float
     """Generalised energy distance of the reading alone from the annotations; small is good."""
     between: float | None
@@ -40,11 +41,12 @@ def annotator_agreement(reading: Mask, annotations: Mask) -> AnnotatorAgreement:
     """
     if not len(annotations):
         raise UserError("a reading must be held against at least one annotation, but got none")
+    agreed = staple(annotations).mask
     pairs = [dice(first, second) for place, first in enumerate(annotations) for second in annotations[place + 1 :]]
     return AnnotatorAgreement(
         each=tuple(dice(reading, annotation) for annotation in annotations),
         majority=dice(reading, np.asarray(annotations.mean(0) > 0.5)),
-        consensus=dice(reading, staple(annotations).mask),
+        consensus=dice(reading, agreed) if agreed.any() or not annotations.any() else None,
         energy_distance=generalised_energy_distance(reading[None], annotations),
         between=float(np.mean(pairs)) if pairs else None,
     )
