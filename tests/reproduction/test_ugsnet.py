@@ -317,6 +317,27 @@ def test_all_figures_are_drawn(findings: Findings, tmp_path: Path) -> None:
     assert all(path.stat().st_size > 1000 for path in paths)
 
 
+@pytest.mark.parametrize("name", ugsnet_tables.MASKED)
+def test_any_row_with_a_confidence_mask_alone_is_shown(findings: Findings, name: str) -> None:
+    plain = findings.results["Attention U-Net"]
+    one = {name: replace(findings.results["UGS-Net"], row=name)}
+    alone = replace(findings, results=one | {plain.row: plain}, networks={name: findings.networks["UGS-Net"]})
+    shown = ugsnet_figures.shown_row(alone)
+    assert shown is not None and shown.row == name
+    bins = ugsnet_tables.table_bins(alone)
+    assert bins.title == f"Calibration of the MCM of {name}" and len(bins.rows) == 10
+    assert {row[1] for row in ugsnet_tables.table_complex(alone).rows} == {plain.row, name}
+
+
+def test_imported_masks_are_no_baseline_as_they_have_no_figures_against_the_first(findings: Findings) -> None:
+    cases = tuple(replace(case, values={"dice": 0.9}) for case in findings.results["Attention U-Net"].cases)
+    imported = RowResult(row="U-Net", parameters=0, steps=0, seconds=0.0, epochs=(), cases=cases)
+    mixed = replace(findings, results=findings.results | {"U-Net": imported})
+    assert {row[1] for row in ugsnet_tables.table_complex(mixed).rows} == set(CORE)
+    alone = ugsnet_tables.table_complex(replace(findings, results={"U-Net": imported}))
+    assert alone.rows == () and "no baseline was read against Label_1" in alone.title
+
+
 def test_nothing_trained_gives_tables_without_figures(findings: Findings, tmp_path: Path) -> None:
     nothing = replace(findings, results={}, networks={})
     assert len(PAPER.exhibits(nothing)) == 11

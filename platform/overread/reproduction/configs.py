@@ -8,8 +8,9 @@ from dataclasses import replace
 from overread.architectures import ARCHITECTURES, Architecture, build_segmenter
 from overread.data.batches import default_patch_size
 from overread.errors import UserError
+from overread.jsonio import fingerprint
 from overread.records import Prepared, PrepareSettings, TrialConfig
-from overread.reproduction.paper import Protocol, Row
+from overread.reproduction.paper import Paper, Protocol, Row
 
 
 def prepare_settings(protocol: Protocol, seed: int) -> PrepareSettings:
@@ -60,6 +61,20 @@ def row_config(row: Row, protocol: Protocol, prepared: Prepared, seed: int, fold
 def read_config(row: Row, config: TrialConfig) -> TrialConfig:
     """Return the config that a trained row is tested with."""
     return replace(config, options=dict(config.options) | dict(row.read_options)) if row.read_options else config
+
+
+def measuring_key(row: Row, paper: Paper, protocol: Protocol) -> str:
+    """Return a hash of what a row's figures depend on beside its training: options of the test, anchors, measures.
+
+    What is as in most papers is not told, so that figures of before there was such a key stay.
+    """
+    told = {
+        "options": dict(row.read_options),
+        "anchors": None if protocol.anchors == Protocol.anchors else protocol.anchors,
+        "measures": paper.measures,
+    }
+    differing = {name: value for name, value in told.items() if value}
+    return fingerprint(differing)[:12] if differing else ""
 
 
 def architecture_of(row: Row) -> Architecture:

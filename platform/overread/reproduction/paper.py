@@ -169,6 +169,8 @@ class Paper:
     before: Before | None = None
     by_baseline: bool = False
     """Whether a table is of the cases that a baseline segments badly, which the user may name."""
+    measures: int = 0
+    """Raised when `measure` gives other figures of the same network: rows are then tested again, not trained."""
 
     def row(self, name: str) -> Row:
         """Return a row by its printed name; an unknown one lists the known."""

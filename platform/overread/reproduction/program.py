@@ -28,7 +28,7 @@ from overread.data.store import default_cache
 from overread.errors import UserError
 from overread.jsonio import fingerprint
 from overread.records import Prepared, TrialConfig, TrialOutcome
-from overread.reproduction.configs import architecture_of, prepare_settings, read_config, row_config
+from overread.reproduction.configs import architecture_of, measuring_key, prepare_settings, read_config, row_config
 from overread.reproduction.cost import CostItem, measure_cost, published_parameters
 from overread.reproduction.measuring import MeasureItem, measure_item, measure_mask
 from overread.reproduction.paper import PAPERS, Made, Paper, Protocol, Row, Setting, Size
@@ -74,6 +74,8 @@ class RowTraining:
 
     row: Row
     job: TrialJob
+    measured: str = ""
+    """`RowResult.measured` of a test that still holds."""
 
     @property
     def folder(self) -> Path:
@@ -88,9 +90,10 @@ class RowTraining:
 
     @property
     def result(self) -> RowResult | None:
-        """The row's test, if it was done."""
+        """The row's test, if it was done as it would be now."""
         path = self.folder / RESULT
-        return RowResult.load(path) if path.is_file() else None
+        found = RowResult.load(path) if path.is_file() else None
+        return found if found is not None and found.measured == self.measured else None
 
 
 def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
@@ -232,7 +235,7 @@ def _training(
         deadline=deadline,
         protected=True,
     )
-    return RowTraining(row, job)
+    return RowTraining(row, job, measuring_key(row, paper, protocol))
 
 
 def row_key(config: TrialConfig, content: str, out: Path) -> str:
@@ -292,6 +295,7 @@ def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepa
         threads=TrialJob.load(training.folder / JOB).threads,
         epochs=outcome.epochs,
         cases=tuple(read(measure_item, items, f"Testing {training.row.name}")),
+        measured=training.measured,
     ).save(training.folder / RESULT)
 
 

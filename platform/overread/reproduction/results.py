@@ -58,6 +58,8 @@ class RowResult(JsonRecord):
     cases: tuple[CaseMeasures, ...]
     threads: int = 1
     """CPU threads of the training (its last part, if it was cut)."""
+    measured: str = ""
+    """What else than the training the figures depend on (`configs.measuring_key`)."""
 
     @classmethod
     def of_folds(cls, results: Sequence[RowResult]) -> RowResult:

@@ -136,5 +136,6 @@ PAPERS.add(
         pictures=pictures,
         by_baseline=True,
         about=ABOUT,
+        measures=1,  # no Dice with an empty consensus
     ),
 )

@@ -21,7 +21,7 @@ from overread.reproduction.ugsnet_measures import (
     pooled_bins,
     pooled_intensities,
 )
-from overread.reproduction.ugsnet_tables import BACKBONE, FULL, NAMES, TWO_LOSSES, V1
+from overread.reproduction.ugsnet_tables import BACKBONE, MASKED, NAMES
 from overread.review import figures
 from overread.review.figures import Pictured
 
@@ -38,8 +38,8 @@ def pictures(findings: Findings, folder: Path) -> tuple[Path, ...]:
 
 
 def shown_row(findings: Findings) -> RowResult | None:
-    """Return UGS-Net, or of the rows with a Multi-Confidence Mask the best that is trained."""
-    return next((findings.results[name] for name in (FULL, TWO_LOSSES, V1) if findings.tested(name)), None)
+    """Return UGS-Net, or of the rows with a Multi-Confidence Mask the first that is trained."""
+    return next((findings.results[name] for name in MASKED if findings.tested(name)), None)
 
 
 def chosen_cases(result: RowResult) -> list[str]:

@@ -36,9 +36,15 @@ PARTS = {V1: "V1", "UGS-Phi_a": "V1, a", "UGS-Phi_b": "V1, b", TWO_LOSSES: "V1, 
     FULL: "V1, a, b, IUCM",
 }
 """What Table II ticks: V1, Phi_a, Phi_b, IUCM."""
-PAIRS = ((FULL, BACKBONE), (FULL, V1), (FULL, TWO_LOSSES), (TWO_LOSSES, V1), (V1, BACKBONE))
+MASKED = (FULL, TWO_LOSSES, "UGS-IUCM", "UGS-Phi_b", "UGS-Phi_a", V1)
+"""Rows with a Multi-Confidence Mask; where one is shown, the first that is trained."""
+PAIRS = (
+    *((FULL, other) for other in (BACKBONE, V1, TWO_LOSSES)),
+    *((name, V1) for name in (TWO_LOSSES, "UGS-Phi_a", "UGS-Phi_b", "UGS-IUCM")),
+    (V1, BACKBONE),
+)
 BASELINES = ("U-Net", BACKBONE)
-"""Of Table III, the first that is trained; the paper's is U-Net, and only its figures are printed."""
+"""Of Table III, the first that was read against Label_1, as imported masks are not; print has U-Net's alone."""
 NAMES = {"mcm": "MCM", "main": "X_S"}
 
 
@@ -180,14 +186,14 @@ def table_differences(findings: Findings) -> Grid:
 def table_complex(findings: Findings) -> Grid:
     """Return Table III: the cases that a baseline segments badly."""
     names = BASELINES if findings.baseline is None else (findings.baseline,)
-    baseline = next((findings.results[name] for name in names if name in findings.results), None)
+    baseline = next((result for result in findings.trained(names) if result.values("first_dice")), None)
     if baseline is None:
-        missing = f"Table III: Complex-Nodule Validation ({' and '.join(names)} not trained here)"
+        missing = f"Table III: Complex-Nodule Validation ({' and '.join(names)} not read against Label_1 here)"
         return Grid(missing, ("group", "model"), ())
     groups = complex_groups({case.case: case.values.get("first_dice") for case in baseline.cases})
     rows = []
     for limit in LIMITS:
-        for name in dict.fromkeys((baseline.row, V1, TWO_LOSSES, FULL)):
+        for name in dict.fromkeys((baseline.row, *PARTS)):
             if name in findings.results:
                 rows.append(_complex_row(findings.results[name], baseline, limit, groups[limit]))
     title = (
@@ -272,8 +278,8 @@ def table_calibration(findings: Findings) -> Grid:
 
 def table_bins(findings: Findings) -> Grid:
     """Return the bins of the Multi-Confidence Mask of UGS-Net, or of another row that is trained."""
-    name = next((n for n in (FULL, TWO_LOSSES, V1) if n in findings.results), None)
-    bins = None if name is None else pooled_bins(findings.results[name], "mcm")
+    found = ((result.row, pooled_bins(result, "mcm")) for result in findings.trained(MASKED))
+    name, bins = next(((name, bins) for name, bins in found if bins is not None), (FULL, None))
     rows = []
     if bins is not None:
         confidence, share = bins.means()
@@ -281,7 +287,7 @@ def table_bins(findings: Findings) -> Grid:
             texts = (f"{values[place]:.3f}" if bins.count[place] else NOTHING for values in (confidence, share))
             rows.append((f"{place / BINS:g} to {(place + 1) / BINS:g}", f"{int(bins.count[place]):,}", *texts))
     columns = ("MCM", "pixels", "mean MCM", "mean share of annotators")
-    return Grid(f"Calibration of the MCM of {name or 'UGS-Net'}", columns, tuple(rows))
+    return Grid(f"Calibration of the MCM of {name}", columns, tuple(rows))
 
 
 def table_regions(findings: Findings) -> Grid:

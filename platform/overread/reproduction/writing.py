@@ -24,7 +24,10 @@ SPLITS = "splits.json"
 
 
 def write_findings(findings: Findings, out: Path) -> Path:
-    """Write everything that `findings` holds; return the path of the report."""
+    """Write everything that `findings` holds; return the path of the report.
+
+    A title says what was measured and changes with it: numbered tables of an earlier call that have no successor go.
+    """
     exhibits = [*findings.paper.exhibits(findings), curve_table(findings), cost_table(findings)]
     pictures = [*findings.paper.pictures(findings, out / "figures"), *draw_curves(findings, out / "figures")]
     title = f"# {findings.paper.title}: {findings.dataset}, size {findings.size}"

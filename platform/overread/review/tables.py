@@ -58,13 +58,20 @@ class Grid:
 
 
 def write_tables(grids: Sequence[Grid], folder: Path) -> list[str]:
-    """Write each table as `NN-title.csv` and `.md`; return them in Markdown, with their titles as headings."""
-    parts = []
+    """Write each table as `NN-title.csv` and `.md`; return them in Markdown, with their titles as headings.
+
+    Titles may tell what was compared, so tables of an earlier call that are not written again are removed.
+    """
+    parts, written = [], set[str]()
     for place, grid in enumerate(grids, start=1):
-        stem = folder / f"{place:02d}-{_stem(grid.title)}"
+        stem = f"{place:02d}-{_stem(grid.title)}"
         parts.append(f"## {grid.title}\n\n{grid.markdown()}")
-        write_bytes(stem.with_suffix(".csv"), grid.csv().encode())
-        write_bytes(stem.with_suffix(".md"), parts[-1].encode())
+        for name, content in ((f"{stem}.csv", grid.csv()), (f"{stem}.md", parts[-1])):
+            write_bytes(folder / name, content.encode())
+            written.add(name)
+    for old in folder.glob("[0-9][0-9]-*"):
+        if old.name not in written:
+            old.unlink()
     return parts
 
 
