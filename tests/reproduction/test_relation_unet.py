@@ -114,6 +114,27 @@ def test_any_of_the_core_rows_alone_give_tables_and_figures(rows: tuple[str, ...
     assert names == (["fig04b-confidence.png", "fig04a-pearson.png", "fig05-coverage.png"] if rows else [])
 
 
+def test_curves_are_means_over_folds_however_many_cases_they_have() -> None:
+    def case(name: str, fold: int, dice: float, c: float) -> CaseMeasures:
+        values = {"dice": dice, "mc_dropout_c": c}
+        return CaseMeasures(case=name, group=name, has_foreground=True, values=values, fold=fold)
+
+    cases = (case("a", 0, 0.5, 0.1), case("b", 0, 1.0, 0.9), case("c", 1, 0.4, 0.3))
+    row = RowResult(row=relation_unet.DROPOUT, parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
+    (series,) = relation_unet.coverage_series(findings_of({row.row: row})).values()
+    # of the first fold the surer case up to half, then both; of the second always its only one
+    assert [d for d, _ in series] == [float(d) for d in range(10, 101, 10)]
+    assert [dice for _, dice in series] == pytest.approx([(1.0 + 0.4) / 2] * 5 + [(0.75 + 0.4) / 2] * 5)
+
+
+def test_bars_are_means_over_the_folds_where_a_correlation_is_defined() -> None:
+    row = rising(relation_unet.DROPOUT)
+    falling = tuple(replace(c, values=c.values | {"mc_dropout_c": -c.dice}) for c in row.cases[3:])
+    lone = replace(row.cases[0], fold=2)
+    mixed = replace(row, cases=(*row.cases[:3], *falling, lone))
+    assert relation_unet.mean_correlations(findings_of({row.row: mixed})) == {"MC dropout": pytest.approx(0.0)}
+
+
 @pytest.fixture
 def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shrink the experiment: the core rows, few steps of 32 pixels, two folds, three anchors, four passes."""
@@ -154,6 +175,13 @@ def test_every_case_is_read_by_the_network_that_did_not_see_it(tmp_path: Path, t
     own = found.results[relation_unet.RELATION].cases[0].values
     readings = {f"dice_{name}" for name in ("s1", "s2", "possible", "consensus", "train", "test")}
     assert readings | {"single_dice_train", "relation_unet_c", "entropy", "sa_mean"} <= set(own)
+    panels = relation_unet.example_panels(found)
+    assert all(tuple(panel.masks) == ("truth", "Possible", "Consensus") for panel in panels)
+    shown = [panel.title.split(": C = ") for panel in panels]
+    cases = found.results[relation_unet.RELATION].cases
+    scores = {case.case: c for case in cases if (c := case.values["relation_unet_c"]) is not None}
+    assert len(shown) == len(scores) > 0  # at most eight are shown, of eight
+    assert [f"{scores[case]:.2f}" for case, _ in shown] == [c for _, c in shown] == sorted(c for _, c in shown)
     assert "mc_dropout_c" in found.results[relation_unet.DROPOUT].cases[0].values
     dropout = found.opened(relation_unet.DROPOUT, splits.folds[1][0])
     others = found.opened(relation_unet.RELATION, splits.folds[0][0])

@@ -306,6 +306,36 @@ def test_densities_are_drawn_from_what_was_measured(findings: Findings, tmp_path
     assert path is not None and path.stat().st_size > 1000
 
 
+def test_masks_of_annotators_and_network_stand_side_by_side(findings: Findings) -> None:
+    result = findings.results["UGS-Net"]
+    rows = ugsnet_figures.mask_panels(findings, result)
+    assert [row[0].title for row in rows] == ugsnet_figures.chosen_cases(result)
+    for row in rows:
+        drawn = ugsnet_measures.drawn_annotations(findings.prepared, row[0].title)[1].astype(float)
+        said = ugsnet_measures.Opinions.of(findings.opened("UGS-Net", row[0].title)).branches
+        union, intersection = said["union"], said["intersection"]
+        sure, possible = intersection > 0.5, union > 0.5
+        wanted = {
+            "3 annotators": (drawn.max(0) + drawn.min(0)) / 2,  # 1 where all marked, 1/2 where only some did
+            "share of annotators": drawn.mean(0),
+            "MCM": (union + intersection) / 2,
+            "MCM, hard": np.where(sure, 1.0, np.where(possible, 0.5, 0.0)),
+        }
+        assert [panel.title for panel in row[1:]] == list(wanted)
+        for panel in row[1:]:
+            assert panel.heat is not None and np.array_equal(panel.image, row[0].image)
+            np.testing.assert_allclose(panel.heat, wanted[panel.title], atol=1e-6)
+
+
+def test_only_bins_with_pixels_are_drawn(findings: Findings) -> None:
+    lists = {"mcm_count": (4, 0, 2), "mcm_confidence": (1.0, 0.0, 1.9), "mcm_share": (2.0, 0.0, 2.0)}
+    cases = tuple(CaseMeasures(case=c, group=c, has_foreground=True, values={}, lists=lists) for c in "ab")
+    row = RowResult(row="UGS-Net", parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
+    series = ugsnet_figures.calibration_series(replace(findings, results={"UGS-Net": row}))
+    assert series["main"] == {}
+    assert [value for point in series["mcm"]["UGS-Net"] for value in point] == pytest.approx([0.25, 0.5, 0.95, 1.0])
+
+
 def test_all_figures_are_drawn(findings: Findings, tmp_path: Path) -> None:
     paths = PAPER.pictures(findings, tmp_path)
     assert [path.name for path in paths] == [

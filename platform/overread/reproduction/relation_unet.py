@@ -333,8 +333,7 @@ def _scatter(findings: Findings, folder: Path) -> Path | None:
 
 def _pearson(findings: Findings, folder: Path) -> Path | None:
     """Fig. 4 (a): Pearson's r of each confidence, mean over folds."""
-    shown = [(score, fold_correlations(result, score.measure)) for score, result in _shown(findings)]
-    means = {score.title: sum(found) / len(found) for score, found in shown if found}
+    means = mean_correlations(findings)
     if not means:
         return None
     path = folder / "fig04a-pearson.png"
@@ -344,8 +343,14 @@ def _pearson(findings: Findings, folder: Path) -> Path | None:
     return path
 
 
-def _coverage(findings: Findings, folder: Path) -> Path | None:
-    """Fig. 5: mean Dice of the most confident cases, averaged over folds."""
+def mean_correlations(findings: Findings) -> dict[str, float]:
+    """Return by confidence the mean of Pearson's r over the folds in which it is defined."""
+    shown = [(score, fold_correlations(result, score.measure)) for score, result in _shown(findings)]
+    return {score.title: sum(found) / len(found) for score, found in shown if found}
+
+
+def coverage_series(findings: Findings) -> dict[str, list[tuple[float, float]]]:
+    """Return by confidence (d, mean Dice of the d % most confident cases of a fold, averaged over the folds)."""
     from overread.confidence.coverage import SHARES, coverage_curve
 
     series = {}
@@ -356,6 +361,12 @@ def _coverage(findings: Findings, folder: Path) -> Path | None:
         ]
         points = zip(SHARES, zip(*curves, strict=True), strict=True)
         series[score.title] = [(float(d), sum(p.dice for p in at) / len(at)) for d, at in points]
+    return series
+
+
+def _coverage(findings: Findings, folder: Path) -> Path | None:
+    """Fig. 5: mean Dice of the most confident cases, averaged over folds."""
+    series = coverage_series(findings)
     if not series:
         return None
     path = folder / "fig05-coverage.png"
@@ -368,6 +379,11 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
     """The least and the most confident cases by C, with truth, Possible and Consensus."""
     if not findings.tested(RELATION):
         return None
+    return figures.contoured(folder / "least-and-most-confident.png", example_panels(findings))
+
+
+def example_panels(findings: Findings) -> list[figures.Contoured]:
+    """Return the four least and the four most confident cases by C, or all of fewer, the least first."""
     cases = [c for c in findings.results[RELATION].cases if c.values.get("relation_unet_c") is not None]
     ranked = sorted(cases, key=lambda c: c.values["relation_unet_c"] or 0.0)
     panels = []
@@ -379,7 +395,7 @@ def _examples(findings: Findings, folder: Path) -> Path | None:
             for title, name in (("Possible", "possible"), ("Consensus", "consensus"))
         }
         panels.append(figures.Contoured(f"{measures.case}: C = {measures.values['relation_unet_c']:.2f}", image, masks))
-    return figures.contoured(folder / "least-and-most-confident.png", panels)
+    return panels
 
 
 PAPERS.add(

@@ -66,6 +66,11 @@ def draw_masks(findings: Findings, folder: Path) -> Path | None:
     result = shown_row(findings)
     if result is None:
         return None
+    return figures.pictured(folder / "fig01-07-multi-confidence.png", mask_panels(findings, result))
+
+
+def mask_panels(findings: Findings, result: RowResult) -> list[list[Pictured]]:
+    """Return for each chosen case the image, and on it what the annotators and the network say of every pixel."""
     rows = []
     for case_id in chosen_cases(result):
         case = findings.opened(result.row, case_id)
@@ -80,7 +85,7 @@ def draw_masks(findings: Findings, folder: Path) -> Path | None:
         image = shown_slice(case, case.native(case.image)[0])
         heats = (Pictured(title, image, shown_slice(case, heat)) for title, heat in maps.items())
         rows.append([Pictured(case_id[:14], image), *heats])
-    return figures.pictured(folder / "fig01-07-multi-confidence.png", rows)
+    return rows
 
 
 def draw_densities(findings: Findings, folder: Path) -> Path | None:
@@ -134,14 +139,7 @@ def draw_grad_cam(findings: Findings, folder: Path) -> Path | None:
 
 def draw_calibration(findings: Findings, folder: Path) -> Path | None:
     """Confidence against the share of annotators: the MCM of the rows that have one, and X_S of all."""
-    series: dict[str, dict[str, list[tuple[float, float]]]] = {kind: {} for kind in CONFIDENCES}
-    for result in findings.trained([row.name for row in findings.rows()]):
-        for kind in CONFIDENCES:
-            bins = pooled_bins(result, kind)
-            if bins is not None:
-                (confidence, share), known = bins.means(), bins.count > 0
-                points = zip(confidence[known].tolist(), share[known].tolist(), strict=True)
-                series[kind][result.row] = list(points)
+    series = calibration_series(findings)
     if not any(series.values()):
         return None
     path = folder / "calibration.png"
@@ -150,3 +148,16 @@ def draw_calibration(findings: Findings, folder: Path) -> Path | None:
             ax.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
             figures.lines(ax, found, f"{NAMES[kind]} against the annotators", "mean confidence", "share of annotators")
     return path
+
+
+def calibration_series(findings: Findings) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Return by confidence and row (mean confidence, share of annotators) of every bin that holds pixels."""
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {kind: {} for kind in CONFIDENCES}
+    for result in findings.trained([row.name for row in findings.rows()]):
+        for kind in CONFIDENCES:
+            bins = pooled_bins(result, kind)
+            if bins is not None:
+                (confidence, share), known = bins.means(), bins.count > 0
+                points = zip(confidence[known].tolist(), share[known].tolist(), strict=True)
+                series[kind][result.row] = list(points)
+    return series
