@@ -214,8 +214,9 @@ class OptimiserConfig(JsonRecord):
     name: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    schedule: Literal["one_cycle", "halving", "cosine", "poly", "constant"] = "one_cycle"
-    """`halving`: halved at every fifth of the steps (U-Netmer: every 20 of 100 epochs)."""
+    schedule: Literal["one_cycle", "halving", "cosine", "cosine_restarts", "poly", "constant"] = "one_cycle"
+    """`halving`: halved at every fifth of the steps (U-Netmer: every 20 of 100 epochs). `cosine_restarts`: from the
+    full rate again at every fourth (UGS-Net: every 50 of 200 epochs)."""
     gradient_clip: float | None = 1.0
 
 

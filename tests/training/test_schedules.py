@@ -16,6 +16,11 @@ from overread.training.schedules import learning_rate_factor
         ("halving", 9, 10, 0.0625),
         ("cosine", 0, 8, 1.0),
         ("cosine", 4, 8, 0.5),
+        ("cosine_restarts", 0, 80, 1.0),
+        ("cosine_restarts", 10, 80, 0.5),
+        ("cosine_restarts", 20, 80, 1.0),  # the second of four periods
+        ("cosine_restarts", 60, 80, 1.0),
+        ("cosine_restarts", 75, 80, (1 - 0.5**0.5) / 2),  # three quarters of the last
         ("poly", 0, 10, 1.0),
         ("poly", 5, 10, 0.5**0.9),
         ("one_cycle", 0, 11, 0.04),
@@ -25,7 +30,7 @@ from overread.training.schedules import learning_rate_factor
     ],
 )
 def test_factor(schedule: str, step: int, steps: int, factor: float) -> None:
-    assert learning_rate_factor(schedule, step, steps) == pytest.approx(factor, rel=1e-9)
+    assert learning_rate_factor(schedule, step, steps) == pytest.approx(factor, rel=1e-8)
 
 
 def test_one_cycle_rises_then_falls() -> None:
