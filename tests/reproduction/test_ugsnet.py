@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from overread.architectures.contract import Losses, Segmenter, build_segmenter
+from overread.cluster.session import session
+from overread.cluster.tasks import ray_map
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import prepare_dataset
 from overread.errors import UserError
@@ -33,8 +37,9 @@ from overread.reproduction import PAPERS, ugsnet_figures, ugsnet_measures, ugsne
 from overread.reproduction.configs import options_at, row_config
 from overread.reproduction.cost import published_parameters, published_setting
 from overread.reproduction.measuring import TestCase
+from overread.reproduction.paper import Paper
 from overread.reproduction.printed import printed
-from overread.reproduction.program import check_baseline, choose_rows
+from overread.reproduction.program import ReproductionSettings, check_baseline, choose_rows, reproduce
 from overread.reproduction.results import CaseMeasures, Findings, RowResult
 
 PAPER = PAPERS["ugsnet"]
@@ -447,3 +452,69 @@ def test_chosen_cases_span_the_agreement() -> None:
     result = RowResult(row="r", parameters=1, steps=1, seconds=1.0, epochs=(), cases=cases)
     assert ugsnet_figures.chosen_cases(result) == ["c1", "c3", "c0"]
     assert ugsnet_measures.pooled_bins(result, "mcm") is None
+
+
+# ---------------------------------------------------------------- the whole program
+
+ROWS = ("Attention U-Net", "UGS-Net")
+
+
+@pytest.fixture
+def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
+    """Shrink the experiment: two rows, four steps of 16 pixels, two folds."""
+    small = replace(PAPER.protocols["small"], max_side=16, width=1 / 16, steps=4, batch_size=2, validations=1, folds=2)
+    paper = replace(PAPER, rows=tuple(PAPER.row(name) for name in ROWS), protocols={"small": small})
+    monkeypatch.setitem(PAPERS._entries, "ugsnet", paper)
+    return paper
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Write eight cases of three annotators: of the first case only one drew, of the second none."""
+    root = write_phantom(tmp_path / "drawn", PhantomSettings(cases=8, size=32, annotators=3, classes=2, seed=3))
+    first, second = sorted(path.name for path in (root / "labelsTr" / "annotator1").iterdir())[:2]
+    for annotator, name in ((2, first), (3, first), (1, second), (2, second), (3, second)):
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(root / "labelsTr" / f"annotator{annotator}" / name)
+    return root
+
+
+@pytest.mark.ray
+def test_rows_train_are_kept_and_are_tested_anew_only_if_they_would_be_read_otherwise(
+    tmp_path: Path, data: Path, tiny_paper: Paper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    settings = ReproductionSettings(paper="ugsnet", data=data, out=out, cache=tmp_path / "cache")
+
+    def written(name: str) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in out.glob(f"rows/*/{name}")}
+
+    with session(num_cpus=2), caplog.at_level("INFO", logger="overread"):
+        found = reproduce(settings, ray_map)
+        weights, tests = written("weights.safetensors"), written("result.json")
+        again = reproduce(settings, ray_map)
+        assert (written("weights.safetensors"), written("result.json")) == (weights, tests)
+        monkeypatch.setitem(PAPERS._entries, "ugsnet", replace(tiny_paper, measures=tiny_paper.measures + 1))
+        anew = reproduce(settings, ray_map)
+    assert written("weights.safetensors") == weights and len(weights) == 4  # two rows of two folds
+    assert all(time > tests[path] for path, time in written("result.json").items())
+    for name in ROWS:
+        assert again.results[name] == found.results[name]
+        assert anew.results[name].cases == found.results[name].cases
+        by_case = {case.case: case.values for case in found.results[name].cases}
+        without = [case for case, values in by_case.items() if "first_dice" not in values]
+        assert len(by_case) == 8 and without == sorted(by_case)[:2]  # fewer than two drew them
+        assert all(values["dice"] is not None for values in by_case.values())
+    told = "2 of 8 cases of 'Phantom' have fewer than two annotations that mark anything"
+    assert sum(told in message for message in caplog.messages) == 1  # by the driver, before it trains
+    report = (out / "report.md").read_text()
+    assert told in report and "attention_pool 2" in report and "50 x 50 pixels around a nodule" in report
+    tables = {path.stem[3:]: list(csv.reader(path.open())) for path in (out / "tables").glob("*.csv")}
+    assert tables["annotations-that-mark-anything"][1:] == [
+        ["0", "1", "1", "no"],
+        ["1", "1", "1", "no"],  # the majority of three says nothing
+        ["3", "6", "0", "yes"],
+    ]
+    models = {row[0]: row for row in tables["table-i-against-label-1-mean-deviation-of-the-folds"]}
+    assert all("(2 folds, n=6)" in models[name][1] for name in ROWS)
+    figures = {path.name for path in (out / "figures").iterdir()}
+    assert {"fig01-07-multi-confidence.png", "fig09-grad-cam.png", "calibration.png"} <= figures

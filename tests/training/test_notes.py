@@ -38,7 +38,7 @@ def prepared(tmp_path: Path) -> Prepared:
 
 
 def test_cases_with_a_single_annotation_are_told_once_for_all_folds(prepared: Prepared) -> None:
-    with tiny_architecture(), tiny_architecture(ManySegmenter, "many"):
+    with tiny_architecture(ManySegmenter, "many"):
         for fold in (0, 1, ALL_FOLDS):
             assert notes(tiny_config(architecture="many", fold=fold), prepared) == (ALONE,)
         assert notes(tiny_config(), prepared) == ()  # a network that takes one label
