@@ -472,9 +472,9 @@ def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
 def data(tmp_path: Path) -> Path:
     """Write eight cases of three annotators: of the first case only one drew, of the second none."""
     root = write_phantom(tmp_path / "drawn", PhantomSettings(cases=8, size=32, annotators=3, classes=2, seed=3))
-    first, second = sorted(path.name for path in (root / "labelsTr" / "annotator1").iterdir())[:2]
+    first, second = sorted(path.name for path in (root / "masks" / "annotator1").iterdir())[:2]
     for annotator, name in ((2, first), (3, first), (1, second), (2, second), (3, second)):
-        Image.fromarray(np.zeros((32, 32), np.uint8)).save(root / "labelsTr" / f"annotator{annotator}" / name)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(root / "masks" / f"annotator{annotator}" / name)
     return root
 
 
@@ -493,7 +493,8 @@ def test_rows_train_are_kept_and_are_tested_anew_only_if_they_would_be_read_othe
         weights, tests = written("weights.safetensors"), written("result.json")
         again = reproduce(settings, ray_map)
         assert (written("weights.safetensors"), written("result.json")) == (weights, tests)
-        monkeypatch.setitem(PAPERS._entries, "ugsnet", replace(tiny_paper, measures=tiny_paper.measures + 1))
+        other = replace(tiny_paper, measures=tiny_paper.measures + 1, pictures=lambda *_: ())
+        monkeypatch.setitem(PAPERS._entries, "ugsnet", other)
         anew = reproduce(settings, ray_map)
     assert written("weights.safetensors") == weights and len(weights) == 4  # two rows of two folds
     assert all(time > tests[path] for path, time in written("result.json").items())
@@ -504,7 +505,7 @@ def test_rows_train_are_kept_and_are_tested_anew_only_if_they_would_be_read_othe
         without = [case for case, values in by_case.items() if "first_dice" not in values]
         assert len(by_case) == 8 and without == sorted(by_case)[:2]  # fewer than two drew them
         assert all(values["dice"] is not None for values in by_case.values())
-    told = "2 of 8 cases of 'Phantom' have fewer than two annotations that mark anything"
+    told = "2 of 8 cases of 'drawn' have fewer than two annotations that mark anything"
     assert sum(told in message for message in caplog.messages) == 1  # by the driver, before it trains
     report = (out / "report.md").read_text()
     assert told in report and "attention_pool 2" in report and "50 x 50 pixels around a nodule" in report
