@@ -171,6 +171,29 @@ def test_paired_difference() -> None:
     assert same.difference == Estimate(value=0.0, low=0.0, high=0.0)
 
 
+def test_a_difference_of_excess_is_of_detection_alone() -> None:
+    # Perfect orders of masks that differ by 0.2: all of the difference of AURC is of the masks.
+    dice = [0.9, 0.7, 0.5]
+    found = aurc_difference([3.0, 2.0, 1.0], [3.0, 2.0, 1.0], dice, second_dice=[d - 0.2 for d in dice], resamples=20)
+    assert found.difference.value == pytest.approx(-0.2)
+    assert (found.first_excess, found.second_excess) == (pytest.approx(0), pytest.approx(0))
+    assert found.excess_difference is not None and found.excess_difference.value == pytest.approx(0)
+    own = aurc_difference([3.0, 2.0, 1.0], [1.0, 2.0, 3.0], dice, resamples=20)
+    assert own.excess_difference == own.difference  # one mask
+    assert own.second_excess == pytest.approx(own.second - own.first)  # the first order is the best
+
+
+def test_foreground_ranks_cases_without_a_confidence() -> None:
+    # One overlooked finding, one rightly empty case: told apart by their foreground probability alone.
+    confidence, dice = [0.9, None, None], [0.8, 0.0, 1.0]
+    ranked = figures(confidence, dice, foreground=[1.0, 0.4, 0.1])
+    assert ranked.aurc.value == pytest.approx((0.2 + 0.2 / 2 + 1.2 / 3) / 3)
+    assert ranked.auroc.value == 1.0 and ranked.unscored == 2
+    assert figures(confidence, dice).auroc.value == 0.75
+    swapped = figures(confidence, dice, foreground=[1.0, 0.1, 0.4])
+    assert swapped.auroc.value == 0.5
+
+
 def test_records_survive_json() -> None:
     found = figures(CONFIDENCE, DICE)
     assert FailureDetection.from_json(found.to_json()) == found

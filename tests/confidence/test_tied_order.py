@@ -14,6 +14,12 @@ def test_ties_grow_linearly_and_none_comes_last() -> None:
     assert order.first(np.repeat(ONES, 4, axis=0), values, kept).tolist() == [10.0, 12.0, 14.0, 22.0]
 
 
+def test_cases_without_a_confidence_come_last_by_rising_foreground() -> None:
+    order = TiedOrder([None, 0.1, None, None], foreground=[0.8, 1.0, 0.2, 0.2])
+    assert order.level.tolist() == [2, 0, 1, 1]
+    assert TiedOrder([None, 0.1, None, None]).level.tolist() == [1, 0, 1, 1]  # nothing known: tied
+
+
 def test_midranks() -> None:
     assert TiedOrder([0.5, None, 0.9, 0.5]).midranks(ONES).tolist() == [[2.5, 4.0, 1.0, 2.5]]
 

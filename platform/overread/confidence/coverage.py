@@ -1,6 +1,7 @@
 """How well a confidence ranks cases: coverage curve (U-Netmer, Fig. 11) and correlation with the true Dice.
 
-A confidence of None (flagged or undefined) is the lowest of all: such a case is the first to be reviewed by hand.
+A confidence of None (flagged or undefined) is the lowest of all: such a case is the first to be reviewed by hand, that
+of the highest foreground probability before the others, where this is known (`ranking.certainty`).
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ class Correlation(JsonRecord):
 
 
 def coverage_curve(
-    confidence: Sequence[float | None], dice: Sequence[float], shares: Sequence[int] = SHARES
+    confidence: Sequence[float | None],
+    dice: Sequence[float],
+    shares: Sequence[int] = SHARES,
+    foreground: Sequence[float] | None = None,
 ) -> tuple[CoveragePoint, ...]:
     """Return the mean Dice of the most confident d % of the cases, for each d; no cases give no points.
 
@@ -52,7 +56,7 @@ def coverage_curve(
         return ()
     kept = np.array([max(1, -(-len(dice) * share // 100)) for share in shares])
     ones = np.ones((len(shares), len(dice)), dtype=np.int64)
-    sums = TiedOrder(confidence).first(ones, np.asarray(dice, dtype=np.float64), kept)
+    sums = TiedOrder(confidence, foreground).first(ones, np.asarray(dice, dtype=np.float64), kept)
     return tuple(
         CoveragePoint(coverage=share, n=int(n), dice=float(total / n))
         for share, n, total in zip(shares, kept, sums, strict=True)

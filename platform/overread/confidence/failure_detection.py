@@ -14,8 +14,9 @@ The risk of a case is 1 - Dice. With the n cases in falling order of confidence,
                              of mean score and mean Dice, weighted by the cases in them (Guo et al. 2017)
 
 Tied cases count in expectation over their orders (`tied_order`). Published code joins the distinct confidences by
-trapezoids instead, which is the same for AUGRC and not for AURC. Cases without a confidence are the least sure of all;
-they take no part in correlations and ECE. Everything is computed for weights (R, n): ones for the figure, and the
+trapezoids instead, which is the same for AUGRC and not for AURC. Cases without a confidence are the least sure of all,
+by falling foreground probability where it is known (`ranking.certainty`), else tied; they take no part in correlations
+and ECE. Everything is computed for weights (R, n): ones for the figure, and the
 counts of cluster bootstraps (`metrics.summary`) for its percentile interval.
 """
 
@@ -81,17 +82,28 @@ class PairedDifference(JsonRecord):
     relative_high: float | None
     """Upper end of the interval over the second AURC: 0.1 says that the first is at most 10 % worse."""
     n: int
+    first_excess: float | None = None
+    """e-AURC: what the order of the cases costs, whatever their masks are worth. None: of an earlier version."""
+    second_excess: float | None = None
+    excess_difference: Estimate | None = None
+    """Of e-AURC: that of AURC, where both judge the same masks; else what of it is better detection."""
 
 
 class _Cases:
     """Confidence and Dice of n cases, and the statistics of them."""
 
-    def __init__(self, confidence: Sequence[float | None], dice: Sequence[float], failure_dice: float) -> None:
+    def __init__(
+        self,
+        confidence: Sequence[float | None],
+        dice: Sequence[float],
+        failure_dice: float,
+        foreground: Sequence[float] | None = None,
+    ) -> None:
         if len(confidence) != len(dice) or not dice:
             raise ValueError(
                 f"failure detection needs one confidence and Dice per case, but got {len(confidence)} and {len(dice)}"
             )
-        self.order = TiedOrder(confidence)
+        self.order = TiedOrder(confidence, foreground)
         self.dice = np.asarray(dice, dtype=np.float64)
         self.risk = 1 - self.dice
         self.failed = self.dice < failure_dice
@@ -105,7 +117,7 @@ class _Cases:
             "pearson": lambda w: _pearson(w * self.scored, self.score, self.dice),
             "spearman": self.spearman,
             "aurc": self.aurc,
-            "excess_aurc": lambda w: self.aurc(w) - area_under_risk(self.best, self.risk, w),
+            "excess_aurc": self.excess_aurc,
             "augrc": self.augrc,
             "auroc": self.auroc,
             "ece": self.ece,
@@ -117,6 +129,10 @@ class _Cases:
     def aurc(self, weights: Weights) -> Floats:
         """Return the area under the risk-coverage curve."""
         return area_under_risk(self.order, self.risk, weights)
+
+    def excess_aurc(self, weights: Weights) -> Floats:
+        """Return AURC minus that of the order by Dice."""
+        return self.aurc(weights) - area_under_risk(self.best, self.risk, weights)
 
     def augrc(self, weights: Weights) -> Floats:
         """Return the area under the generalised risk-coverage curve: one trapezoid per level."""
@@ -173,11 +189,15 @@ def failure_detection(
     groups: Sequence[Hashable] | None = None,
     failure_dice: float = FAILURE_DICE,
     coverages: Sequence[int] = COVERAGES,
+    foreground: Sequence[float] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> FailureDetection:
-    """Return all figures of a confidence against the true Dice of the same cases; without groups each is its own."""
-    cases = _Cases(confidence, dice, failure_dice)
+    """Return all figures of a confidence against the true Dice of the same cases; without groups each is its own.
+
+    `foreground` is the highest foreground probability of each case: it ranks those without a confidence.
+    """
+    cases = _Cases(confidence, dice, failure_dice, foreground)
     places = _places(len(dice), groups)
     found = _estimates(cases.statistics(coverages), places, seed, resamples)
     return FailureDetection(
@@ -197,26 +217,35 @@ def aurc_difference(
     dice: Sequence[float],
     *,
     second_dice: Sequence[float] | None = None,
+    foreground: Sequence[float] | None = None,
+    second_foreground: Sequence[float] | None = None,
     groups: Sequence[Hashable] | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
     """Return AURC(first) - AURC(second), below 0 where the first confidence is better, with its paired interval.
 
-    `second_dice`: of the masks that the second confidence is about, where those are others than the first's.
+    `second_dice` and `second_foreground`: of the masks that the second confidence is about, where those are others than
+    the first's. The difference of AURC then holds that of the masks, too; that of e-AURC, which is beside it, does not.
     """
-    one = _Cases(first, dice, FAILURE_DICE)
-    other = _Cases(second, dice if second_dice is None else second_dice, FAILURE_DICE)
+    one = _Cases(first, dice, FAILURE_DICE, foreground)
+    others = foreground if second_foreground is None else second_foreground
+    other = _Cases(second, dice if second_dice is None else second_dice, FAILURE_DICE, others)
     ones = np.ones((1, len(dice)), dtype=np.int64)
-    statistics: dict[str, Statistic] = {"difference": lambda w: one.aurc(w) - other.aurc(w)}
-    difference = _estimates(statistics, _places(len(dice), groups), seed, resamples)["difference"]
-    reference = float(other.aurc(ones)[0])
+    statistics: dict[str, Statistic] = {"aurc": lambda w: one.aurc(w) - other.aurc(w)}
+    if second_dice is not None:
+        statistics["excess"] = lambda w: one.excess_aurc(w) - other.excess_aurc(w)
+    found = _estimates(statistics, _places(len(dice), groups), seed, resamples)
+    difference, reference = found["aurc"], float(other.aurc(ones)[0])
     return PairedDifference(
         first=float(one.aurc(ones)[0]),
         second=reference,
         difference=difference,
         relative_high=difference.high / reference if difference.high is not None and reference else None,
         n=len(dice),
+        first_excess=float(one.excess_aurc(ones)[0]),
+        second_excess=float(other.excess_aurc(ones)[0]),
+        excess_difference=found.get("excess", difference),
     )
 
 

@@ -14,6 +14,7 @@ from overread.errors import unknown_name
 from overread.records import CaseConfidence
 
 DEFAULT_SCORE = "relation_confidence"
+Certainty = tuple[int, float]
 _COLUMNS = ("relation_confidence", "pairwise_dice", "predicted_dice", "dice_lower_bound")
 
 
@@ -36,6 +37,17 @@ def ranking_score(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | No
     return None if never_safe(row.flag) else value
 
 
+def certainty(score: float | None, foreground: float) -> Certainty:
+    """Return the key that rises with how safe a case is: that of every order and curve of cases.
+
+    >>> sorted([0.1, None, 0.9, None], key=lambda score: certainty(score, 0.5))
+    [None, None, 0.1, 0.9]
+    >>> certainty(None, foreground=0.8) < certainty(None, foreground=0.2) < certainty(0.0, foreground=1.0)
+    True
+    """
+    return (0, -foreground) if score is None else (1, score)
+
+
 def _has(row: CaseConfidence, score: str) -> bool:
     return score in _COLUMNS or score in row.scores
 
@@ -46,7 +58,7 @@ def review_levels(rows: Sequence[CaseConfidence], score: str = DEFAULT_SCORE) ->
     A further score that a row lacks, as where the member that gives it failed, counts as none.
     """
     values = [ranking_score(row, score) if _has(row, score) else None for row in rows]
-    keys = [(0, -row.foreground) if v is None else (1, v) for row, v in zip(rows, values, strict=True)]
+    keys = [certainty(value, row.foreground) for value, row in zip(values, rows, strict=True)]
     places = {key: place for place, key in enumerate(sorted(set(keys)))}
     return [places[key] for key in keys]
 

@@ -2,17 +2,21 @@
 
 Whatever depends on the order of tied cases is taken in expectation over all their orders: the sum over the k most
 confident cases then grows linearly within a run of ties. A confidence of None (flagged or undefined) is below all
-others: such cases are tied at the end.
+others: such cases come last, in the order of the page (`ranking.certainty`) where their foreground probability is known
+and else tied.
 
 Shapes: n cases, B levels of confidence (the surest first), R rows of weights, which say how often a case counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from overread.confidence.ranking import certainty
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.int64]
@@ -27,11 +31,14 @@ class TiedOrder:
     [1.3]
     """
 
-    def __init__(self, confidence: Sequence[float | None]) -> None:
-        values = np.array([-np.inf if c is None else c for c in confidence], dtype=np.float64)
-        if np.isnan(values).any():
+    def __init__(self, confidence: Sequence[float | None], foreground: Sequence[float] | None = None) -> None:
+        """Order cases by confidence; `foreground` is the highest foreground probability of each case."""
+        told = [0.0] * len(confidence) if foreground is None else foreground
+        keys = [certainty(c, f) for c, f in zip(confidence, told, strict=True)]
+        if any(math.isnan(value) for _, value in keys):
             raise ValueError("a confidence must be a number or None, but one is NaN")
-        levels, self.level = np.unique(-values, return_inverse=True)
+        levels = {key: level for level, key in enumerate(sorted(set(keys), reverse=True))}
+        self.level = np.array([levels[key] for key in keys], dtype=np.intp)
         """Of each case, 0 the surest."""
         self._by_level = np.argsort(self.level, kind="stable")
         self._starts = np.searchsorted(self.level[self._by_level], np.arange(len(levels)))

@@ -138,7 +138,8 @@ def _bounds(summary: RunSummary | None, judgement: Judgement | None) -> list[Bou
 
 def _coverage(score: str, known: Sequence[CaseResult]) -> tuple[CoveragePoint, ...]:
     scores = [ranking_score(result.confidence, score) for result in known]
-    return coverage_curve(scores, [result.dice for result in known if result.dice is not None])
+    dice = [result.dice for result in known if result.dice is not None]
+    return coverage_curve(scores, dice, foreground=[result.confidence.foreground for result in known])
 
 
 def _settings(manifest: Manifest) -> Mapping[str, str]:

@@ -296,13 +296,19 @@ def _with_dice(score: str, results: Sequence[CaseResult]) -> Correlation:
 
 
 def _failure(score: str, results: Sequence[CaseResult], failure_dice: float) -> FailureDetection:
-    scores = [_score(r, score) for r in results]
-    return failure_detection(scores, _dices(results), groups=groups(results), failure_dice=failure_dice)
+    scores, foreground = [_score(r, score) for r in results], _foreground(results)
+    names = groups(results)
+    return failure_detection(scores, _dices(results), groups=names, failure_dice=failure_dice, foreground=foreground)
 
 
 def _against(score: str, other: str, results: Sequence[CaseResult]) -> PairedDifference:
     first, second = ([_score(result, name) for result in results] for name in (score, other))
-    return aurc_difference(first, second, _dices(results), groups=groups(results))
+    return aurc_difference(first, second, _dices(results), foreground=_foreground(results), groups=groups(results))
+
+
+def _foreground(results: Sequence[CaseResult]) -> list[float]:
+    """Return what ranks the cases that no score ranks."""
+    return [result.confidence.foreground for result in results]
 
 
 def _with_difficulty(score: str, results: Sequence[CaseResult], difficulty: Mapping[str, float]) -> Correlation:

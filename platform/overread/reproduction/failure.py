@@ -14,6 +14,7 @@ Differs from Zenk et al.: own corruptions instead of other hospitals' data, smal
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ from overread.reproduction.failure_readings import (
     read_case,
     read_together,
 )
+from overread.reproduction.failure_selection import select_rows
 from overread.reproduction.failure_tables import exhibits
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
@@ -51,7 +53,8 @@ AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=15.0, scale=0.1, intensi
 """No flips: left and right ventricle, head and body differ by their side."""
 ABOUT = (
     "Rows differ in nothing but the network or its seed. The held-out fold fits the combined score and nothing else, "
-    "15 % of the groups calibrate its lower bound. Cases without a score (nobody marks anything) rank as least sure. "
+    "15 % of the groups calibrate its lower bound. Cases without a score (nobody marks anything) rank as least "
+    "sure, the highest foreground probability first. "
     "Nothing is printed of them: the published study has other data and larger networks. "
     f"Corruptions: {', '.join(CORRUPTIONS)}, each at three strengths, the same for all rows."
 )
@@ -109,12 +112,16 @@ def measure(case: TestCase) -> dict[str, float | None]:
 
 
 def combine(findings: Findings, map_cases: MapCases) -> dict[str, RowResult]:
-    """Return the results of the ensembles whose members are all tested, and leave what their reading takes."""
+    """Return the results of the ensembles whose members are all tested.
+
+    The selection among all rows, and what reading takes, are left as files.
+    """
     results = {
         name: _ensemble(findings, name, members, map_cases)
         for name, members in ENSEMBLES.items()
         if findings.tested(*members)
     }
+    select_rows(findings, map_cases)
     if results and findings.tested(*SEEDS):
         _measure_memory(findings)
     return results
@@ -134,8 +141,11 @@ def _ensemble(findings: Findings, name: str, members: Sequence[str], map_cases: 
     if path.is_file():
         return RowResult.load(path)
     told = {member: str(folder) for member, folder in folders.items()}
+    kept = path.with_suffix("")
     items = [
-        EnsembleItem(case=case.case, prepared=findings.prepared.root, folders=told)
+        EnsembleItem(
+            case=case.case, prepared=findings.prepared.root, folders=told, kept=str(kept / f"{case.case}.json")
+        )
         for case in findings.results[members[0]].cases
     ]
     own = findings.trained(members)
@@ -148,6 +158,7 @@ def _ensemble(findings: Findings, name: str, members: Sequence[str], map_cases: 
         cases=tuple(map_cases(read_together, items, f"Reading with {name}")),
     )
     result.save(path)
+    shutil.rmtree(kept, ignore_errors=True)
     return result
 
 
@@ -193,5 +204,6 @@ PAPERS.add(
         pictures=pictures,
         combine=combine,
         about=ABOUT,
+        measures=FIGURES_VERSION,
     ),
 )

@@ -43,7 +43,8 @@ def _risk_coverage(bench: Bench, folder: Path) -> Path | None:
 
 def _risks(bench: Bench, method: Method, chosen: Sequence[str]) -> list[tuple[float, float]]:
     scored = bench.scored(method, chosen)
-    return [(float(p.coverage), 1 - p.dice) for p in coverage_curve(scored.confidence, scored.dice)]
+    points = coverage_curve(scored.confidence, scored.dice, foreground=scored.foreground)
+    return [(float(p.coverage), 1 - p.dice) for p in points]
 
 
 def _strength(bench: Bench, folder: Path) -> Path | None:

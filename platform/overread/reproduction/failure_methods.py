@@ -67,6 +67,8 @@ METHODS = (
 )
 SHOWN = tuple(METHODS[i] for i in (0, 2, 3, 6, 8, 12, 13))
 """Those of the pictures and of the tables by corruption, one of each kind."""
+SEEDS_ALONE = tuple(Method(name, "entropy", "entropy") for name in SEEDS)
+"""The last of the methods with every seed: how much one training differs from the next."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Scored:
 
     confidence: list[float | None]
     dice: list[float]
+    foreground: list[float]
+    """Highest foreground probability: it ranks the cases without a confidence, as the review page does."""
     groups: list[Hashable]
 
 
@@ -95,16 +99,23 @@ class Bench:
             return self.judgement(method.result).targets[MEAN].regressor is not None
         return any(method.score in case.values for case in self.findings.results[method.result].cases)
 
-    def cases(self, result: str) -> list[CaseMeasures]:
-        """Return the locked cases of a row or ensemble."""
-        return [case for case in self.findings.results[result].cases if case.case in self.locked]
+    def cases(self, result: str, *, with_foreground: bool = False) -> list[CaseMeasures]:
+        """Return the locked cases of a row or ensemble, all or those whose truth has foreground."""
+        found = (case for case in self.findings.results[result].cases if case.case in self.locked)
+        return [case for case in found if case.has_foreground or not with_foreground]
 
-    def scored(self, method: Method, conditions: Sequence[str]) -> Scored:
+    def normal(self, result: str) -> int:
+        """Return the number of locked cases of a row or ensemble whose truth has no foreground."""
+        return sum(not case.has_foreground for case in self.cases(result))
+
+    def scored(self, method: Method, conditions: Sequence[str], *, with_foreground: bool = False) -> Scored:
         """Return confidence and Dice of the locked cases in some conditions; a patient stays one group in all."""
-        pairs = [(case, condition) for condition in conditions for case in self.cases(method.result)]
+        cases = self.cases(method.result, with_foreground=with_foreground)
+        pairs = [(case, condition) for condition in conditions for case in cases]
         return Scored(
             [self._confidence(method, case, condition) for case, condition in pairs],
             [dice_in(case, condition) for case, condition in pairs],
+            [case.values.get(at("foreground", condition)) or 0.0 for case, condition in pairs],
             [case.group for case, _ in pairs],
         )
 

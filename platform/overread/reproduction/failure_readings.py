@@ -1,7 +1,7 @@
 """Readings of the failure benchmark: every case clean and corrupted, read once by each row, then together.
 
-A row leaves `readings/<case>.npz`, one array per condition, and `readings/<case>.json` with its figures; the JSON is
-written last, and a case that has it is not read again (`ensemble.readings`).
+A row leaves `readings-<version>/<case>.npz`, one array per condition, and beside it `<case>.json` with its figures; the
+JSON is written last, and a case that has it is not read again (`ensemble.readings`).
 
 Figures are named as the scores, clean, and `<score>@<condition>` of a corruption. Corruptions are read on the test
 split alone: what is fitted, is fitted on clean cases.
@@ -9,7 +9,7 @@ split alone: what is fitted, is fitted on clean cases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,13 +38,14 @@ from overread.reproduction.results import CaseMeasures
 from overread.training.inference import predict_alternatives, predict_volume
 
 Values = dict[str, float | None]
-READINGS = "readings"
 EMPTY = "all_empty"
 """1 where no reading has any foreground: agreement then says nothing."""
 COMPONENTS = "components"
-FIGURES_VERSION = 2
-"""Of the figures that `read_together` returns, for the key of stored ensembles: to be raised when one joins, leaves or
-changes its meaning. 2: volume and components."""
+FIGURES_VERSION = 3
+"""Of readings, corruptions and figures: to be raised when one joins, leaves or changes its meaning. All that is stored of
+them is named by it, so that what an earlier version left is never mixed in. 2: volume and components; 3: it names the
+readings and results of the rows, too."""
+READINGS = f"readings-{FIGURES_VERSION}"
 
 
 def at(name: str, condition: str) -> str:
@@ -75,9 +76,14 @@ def read_case(case: TestCase) -> Values:
             values.update({at(name, condition): value for name, value in own.items()})
             yield condition, codes
 
-    write_readings(folder / f"{case.case_id}.npz", readings())
+    write_readings(readings_of(case.folder, case.case_id), readings())
     write_json(told, values)
     return values
+
+
+def readings_of(folder: Path, case_id: str) -> Path:
+    """Return the file of a row's readings of a case, by condition."""
+    return folder / READINGS / f"{case_id}.npz"
 
 
 def conditions_of(prepared: Prepared, case_id: str) -> tuple[str, ...]:
@@ -160,6 +166,18 @@ class EnsembleItem(JsonRecord):
     """Folder of the prepared data set."""
     folders: dict[str, str]
     """Of the rows, by name."""
+    kept: str | None = None
+    """File of the result: an interrupted reading goes on after the last case. None: it is not kept."""
+
+
+def kept_measures(path: Path | None, read: Callable[[], CaseMeasures]) -> CaseMeasures:
+    """Return the measures of a case from their file, or read them and leave it."""
+    if path is not None and path.is_file():
+        return CaseMeasures.load(path)
+    measures = read()
+    if path is not None:
+        measures.save(path)
+    return measures
 
 
 def read_together(item: EnsembleItem) -> CaseMeasures:
@@ -167,6 +185,10 @@ def read_together(item: EnsembleItem) -> CaseMeasures:
 
     In memory are the vote and one member's reading of one condition, whatever the number of members.
     """
+    return kept_measures(None if item.kept is None else Path(item.kept), lambda: _read_together(item))
+
+
+def _read_together(item: EnsembleItem) -> CaseMeasures:
     prepared = load_prepared(Path(item.prepared))
     truth = np.asarray(open_case(prepared, item.case).truth)
     told = [read_json(Path(folder) / READINGS / f"{item.case}.json") for folder in item.folders.values()]
@@ -185,8 +207,8 @@ def stored_readings(item: EnsembleItem, prepared: Prepared, condition: str) -> I
     """Yield the members' probabilities (K, *native) of a case, one at a time, by name."""
     shape = prepared.case(item.case).native_shape
     for name, folder in item.folders.items():
-        path = Path(folder) / READINGS / f"{item.case}.npz"
-        yield name, to_native(read_reading(path, condition), shape, prepared.preprocessing)
+        read = read_reading(readings_of(Path(folder), item.case), condition)
+        yield name, to_native(read, shape, prepared.preprocessing)
 
 
 def member_scores(told: Sequence[Mapping[str, float | None]], condition: str) -> Values:

@@ -2,10 +2,10 @@
 
 Where rows need something made before (`Paper.before`: a pretrained teacher), it is made first, within the same budget.
 The output folder holds `before/`, `rows/<row>-<hash>/` (a training as any other, one per fold where folds are tested,
-and `result.json` of its test), `combined/` where rows are read together, `costs/`, `tables/` (CSV and Markdown),
-`figures/` and `report.md`. A row is found again
-by the hash of its config and data: a second call trains what is missing, and a row that the budget cut short goes on
-from its last checkpoint.
+and `result.json` of its test, which is tested again where `Paper.measures` was raised), `combined/` where rows are read
+together, `costs/`, `tables/` (CSV and Markdown), `figures/` and `report.md`. A row is found again by the hash of its
+config and data: a second call trains what is missing, and a row that the budget cut short goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from overread.training.worker import check_fits
 if TYPE_CHECKING:
     from overread.tracking.runs import Tracker
 
-RESULT = "result.json"
 log = logging.getLogger(__name__)
 
 

@@ -26,6 +26,8 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
+    note: str = ""
+    """Said below it, in Markdown and in a terminal."""
 
     def __post_init__(self) -> None:
         wrong = [row for row in self.rows if len(row) != len(self.columns)]
@@ -37,7 +39,7 @@ class Grid:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=self.title, title_justify="left", caption=self.note or None, caption_justify="left")
         for index, column in enumerate(self.columns):
             table.add_column(column, justify="left" if index < self.left else "right")
         for row in self.rows:
@@ -51,10 +53,11 @@ class Grid:
         return text.getvalue()
 
     def markdown(self) -> str:
-        """Return the table as Markdown, without its title."""
+        """Return the table as Markdown, without its title; the note is a paragraph after it."""
         rule = ["---" if index < self.left else "---:" for index in range(len(self.columns))]
         lines = [self.columns, rule, *self.rows]
-        return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"
+        text = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"
+        return f"{text}\n{self.note}\n" if self.note else text
 
 
 def write_tables(grids: Sequence[Grid], folder: Path) -> list[str]:
