@@ -455,7 +455,7 @@ class Manifest(JsonRecord):
     baseline: Member | None = None
     """Read for comparison, without a vote."""
     earlier_packages: tuple[str, ...] = ()
-    """Fingerprints of winners that were measured on the same locked split before this package."""
+    """Who was measured on the same locked split before: fingerprints of winners, names of `reproduce` and `bench`."""
     calibration: dict[str, float] | None = None
     fusion: FusionName = "soft"
     """How the members' readings become one mask (`ensemble.fusion`)."""

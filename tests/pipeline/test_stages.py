@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from overread.data.locked_uses import earlier_uses
 from overread.data.prepare import serial_map
 from overread.errors import UserError
 from overread.pipeline import stages
 from overread.pipeline.folders import RunFolder, RunRecord
-from overread.pipeline.locked_uses import earlier_uses
 from overread.pipeline.stages import Run, assemble, open_run, read_locked
 from overread.records import Manifest, PrepareSettings, TrialConfig, TrialOutcome, VariantScore
 from overread.testing.tiny import tiny_prepared

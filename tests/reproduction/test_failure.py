@@ -10,16 +10,19 @@ from typing import cast
 import numpy as np
 import pytest
 
+from overread.cluster.job import TrialJob
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.data.corruptions import conditions
+from overread.data.locked_uses import locked_uses
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import MapCases
 from overread.jsonio import fingerprint, read_json
-from overread.reproduction import PAPERS, failure, program
+from overread.reproduction import PAPERS, failure, failure_memory, program
 from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, SEEDS, SINGLE, U_NETMER
-from overread.reproduction.failure_readings import EnsembleItem
-from overread.reproduction.program import ReproductionSettings, reproduce
+from overread.reproduction.failure_readings import READINGS, EnsembleItem
+from overread.reproduction.failure_selection import chosen_rows
+from overread.reproduction.program import ReproductionSettings, RowTraining, reproduce
 from overread.reproduction.results import CaseMeasures, Cost, Findings, RowResult
 
 MEMBERS = tuple(dict.fromkeys(name for members in ENSEMBLES.values() for name in members))
@@ -50,7 +53,7 @@ def tiny_paper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name, members in SMALL.items():
         monkeypatch.setitem(ENSEMBLES, name, members)
     monkeypatch.setattr(failure, "SEEDS", SEEDS[:2])
-    monkeypatch.setattr(failure, "MEASURED_MEMBERS", (2,))
+    monkeypatch.setattr(failure_memory, "MEMBERS", (2,))
     untimed = Cost(
         row="", parameters=0, published=0, seconds_per_step=0.0, peak_bytes=0, device="cpu", failure="not timed"
     )
@@ -88,6 +91,14 @@ def test_ensembles_stored_with_other_figures_are_read_again(tmp_path: Path, monk
     assert read == ["a", "a"]
 
 
+def test_results_of_another_version_are_not_found() -> None:
+    row, job = PAPERS["failure"].row(SINGLE), cast(TrialJob, SimpleNamespace(path=Path("rows/one")))
+    assert RowTraining(row, job).result_file.name == "result.json"  # as all other papers have it
+    version = PAPERS["failure"].version
+    assert RowTraining(row, job, version).result_file.name == f"result-{version}.json"
+    assert f"readings-{version}" == READINGS and {PAPERS[name].version for name in PAPERS} == {0, version}
+
+
 @pytest.mark.ray
 def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) -> None:
     data = write_phantom(tmp_path / "phantom", PhantomSettings(cases=12, size=32, seed=1))
@@ -96,19 +107,21 @@ def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) 
     with session(num_cpus=2):
         found = reproduce(settings, ray_map)
         (first,) = out.glob("rows/u-net-seed-1-*")
-        written = {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")}
+        written = {path: path.stat().st_mtime_ns for path in out.rglob(f"{READINGS}/*.npz")}
         again = reproduce(settings, ray_map)
     assert set(found.results) == {*TRAINED, *ENSEMBLES}
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("readings/*.npz")} == written
+    (use,) = locked_uses(tmp_path / "cache", found.prepared)  # the second call read nothing new
+    assert use["winners"].startswith("bench failure small ") and use["run"] == str(out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob(f"{READINGS}/*.npz")} == written
     assert again.results == found.results
     splits = found.prepared.splits
     held_out = {*splits.locked, *splits.calibration, *splits.folds[0]}
-    assert {path.stem for path in (first / "readings").glob("*.npz")} == held_out and splits.calibration
+    assert {path.stem for path in (first / READINGS).glob("*.npz")} == held_out and splits.calibration
     for case in found.results[FIVE_ARCHITECTURES].cases:
         corrupted = "pairwise_dice@blur-3" in case.values
         assert corrupted == (case.case in splits.locked)  # what is fitted, is fitted on clean cases
         assert {"class_dice", "pairwise_dice", "c_12", "c_24"} <= set(case.values)
-    with np.load(first / "readings" / f"{splits.locked[0]}.npz") as archive:
+    with np.load(first / READINGS / f"{splits.locked[0]}.npz") as archive:
         assert set(archive) == set(conditions())
         assert archive["blur-1"].dtype == np.uint8 and archive["blur-1"].shape == (2, 1, 32, 32)
     assert read_json(out / "combined" / "memory.json")["bytes"].keys() == {"2"}
@@ -119,4 +132,16 @@ def test_every_case_is_read_once_and_together(tmp_path: Path, tiny_paper: None) 
     report = (out / "report.md").read_text()
     for figure in ("risk-coverage", "corruptions", "corrupted-examples"):
         assert (out / "figures" / f"{figure}.png").is_file() and figure in report
+    chosen = chosen_rows(found)
+    assert chosen is not None and set(chosen.votes) == {"greedy", "top 5", "best single", "all"}
+    assert [case.case for case in chosen.cases] == list(splits.locked)
+    (single,) = chosen.votes["best single"]
+    own = {
+        case.case: case.values["class_dice@blur-3"]
+        for case in found.results[single].cases
+        if case.case in splits.locked
+    }
+    read = {case.case: case.values["best single@blur-3"] for case in chosen.cases}
+    assert read == pytest.approx(own, abs=0.02)  # up to the rounding of stored readings
+    assert "Selection of members" in report and not list((out / "combined").glob("*/"))
     assert "too few for a bound" in report and "Nothing is printed of them" in report

@@ -27,10 +27,11 @@ from overread.reproduction.failure_readings import (
     read_case,
     read_condition,
     read_together,
+    readings_of,
     same_as_main,
 )
 from overread.reproduction.measuring import TestCase
-from overread.training.inference import predict_volume
+from overread.training.inference import predict_alternatives, predict_volume
 
 
 def two_classes(foreground: list[float]) -> np.ndarray:
@@ -89,12 +90,15 @@ def test_readings_of_members_are_fused_in_the_grid_of_the_case(prepared: Prepare
         np.savez_compressed(folder / f"{case}.npz", clean=encode(probabilities))
         write_json(folder / f"{case}.json", {"c_12": 0.5} if name == "b" else {})
     folders = {name: str(tmp_path / name) for name in "ab"}
-    found = read_together(EnsembleItem(case=case, prepared=prepared.root, folders=folders))
+    item = EnsembleItem(case=case, prepared=prepared.root, folders=folders, kept=str(tmp_path / "kept.json"))
+    found = read_together(item)
     # upper left (1 + 0.6) / 2 and upper right 1/2, the latter a tie that goes to the background
     assert found.values["foreground"] == pytest.approx(0.8)
     assert found.values["pairwise_dice"] == pytest.approx(0.5, abs=0.05)  # two halves share a quarter
     assert found.values["relation_confidence"] == found.values["pairwise_dice"]
     assert found.values["c_12"] == 0.5 and found.group == prepared.case(case).group
+    readings_of(tmp_path / "a", case).unlink()
+    assert read_together(item) == found  # an interrupted ensemble does not read the case again
 
 
 def test_a_case_is_read_once(prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +115,21 @@ def test_a_case_is_read_once(prepared: Prepared, tmp_path: Path, monkeypatch: py
     assert zipfile.ZipFile(path).namelist() == ["clean.npy", "noise-3.npy"]
     path.unlink()
     assert read_case(TestCase("r", *given, tmp_path)) == values and not path.exists()  # told from its figures
+
+
+def test_the_mask_of_dropout_is_that_of_the_mean_of_its_passes(prepared: Prepared, tmp_path: Path) -> None:
+    config = TrialConfig(
+        architecture="mc_dropout", options={"width": 4, "passes": 3}, losses={}, in_channels=1, classes=2,
+        spatial_dims=2, patch_size=(32, 32), batch_size=2, steps=1, epochs=1,
+    )  # fmt: skip
+    segmenter = build_segmenter(config).eval()
+    case = TestCase("r", segmenter, config, prepared, prepared.splits.locked[0], PROTOCOLS["small"], "cpu")
+    values, codes = read_condition(case, "clean")
+    passes = [read for _, read in predict_alternatives(segmenter, case.image, config, None, "cpu")]
+    mean = np.mean(passes, axis=0)
+    assert len(passes) == 3 and not np.allclose(passes[0], mean)
+    np.testing.assert_allclose(codes, encode(mean), atol=1)
+    assert values["class_dice"] == pytest.approx(case.class_dice(case.native(mean).argmax(0)))
 
 
 def test_the_main_reading_is_taken_from_the_scales(prepared: Prepared) -> None:

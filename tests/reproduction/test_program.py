@@ -9,6 +9,7 @@ import pytest
 
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
+from overread.data.locked_uses import locked_uses
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.reproduction import PAPERS, unetmer
 from overread.reproduction.program import ReproductionSettings, reproduce
@@ -39,7 +40,7 @@ def test_a_table_grows_over_calls(tmp_path: Path, tiny_paper: None) -> None:
     )
     with session(num_cpus=2):
         waiting = reproduce(replace(settings, rows=ROWS, budget_s=0.0), ray_map)
-        assert waiting.results == {}
+        assert waiting.results == {} and locked_uses(tmp_path / "cache", waiting.prepared) == []
         assert sorted(waiting.costs) == sorted((*ROWS, "BiOnet"))
         first = reproduce(settings, ray_map)
         assert list(first.results) == ["U-Net"]
@@ -47,6 +48,8 @@ def test_a_table_grows_over_calls(tmp_path: Path, tiny_paper: None) -> None:
         written = weights.stat().st_mtime_ns
         full = reproduce(replace(settings, rows=ROWS), ray_map)
     assert set(full.results) == set(ROWS)
+    (use,) = locked_uses(tmp_path / "cache", full.prepared)  # one experiment, however often it is resumed
+    assert use["winners"].startswith("reproduce unetmer small ")
     assert weights.stat().st_mtime_ns == written
     joint = full.results["U-Netmer <1|2|4>"]
     assert full.results["U-Net"].threads > joint.threads == 1  # a row alone has all cores

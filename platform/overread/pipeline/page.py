@@ -184,8 +184,8 @@ def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement 
         )
     if manifest.earlier_packages:
         notes.append(
-            f"{len(manifest.earlier_packages)} earlier package(s) were measured on the same locked cases: "
-            "figures of choices made after seeing those are optimistic."
+            f"{len(manifest.earlier_packages)} earlier package(s) or experiment(s) were measured on the same locked "
+            "cases: figures of choices made after seeing those are optimistic."
         )
     return notes
 

@@ -15,6 +15,7 @@ from overread.confidence.conformal import Shift
 from overread.confidence.failure_detection import FAILURE_DICE
 from overread.confidence.judgement import Judgement, shift_warning
 from overread.data.layouts import read_dataset
+from overread.data.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.data.phantom import read_difficulty
 from overread.data.prepare import MapCases, prepare_dataset
 from overread.data.store import default_cache, open_case
@@ -25,7 +26,6 @@ from overread.metrics.surface import common_unit
 from overread.pipeline.choosing import open_tracker
 from overread.pipeline.folders import RunFolder, RunRecord, claim, replace_folder, restore_folder
 from overread.pipeline.importing import check_frozen, check_names, import_members, readings_of
-from overread.pipeline.locked_uses import earlier_uses, locked_uses, record_locked_use
 from overread.pipeline.reading import CaseResult, ReadItem, read_item
 from overread.pipeline.selection_report import brought
 from overread.pipeline.summary import RunSummary, summarise_run, versions

@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overread.data.corruptions import CORRUPTIONS
-from overread.jsonio import fingerprint, read_json, write_json
+from overread.jsonio import fingerprint
 from overread.records import AugmentConfig, OptimiserConfig
-from overread.reproduction.cost import in_new_process
 from overread.reproduction.failure_figures import pictures
-from overread.reproduction.failure_methods import ARCHITECTURES, DROPOUT, ENSEMBLES, MEMORY, RELATION, SEEDS, U_NETMER
+from overread.reproduction.failure_memory import measure_memory
+from overread.reproduction.failure_methods import ARCHITECTURES, DROPOUT, ENSEMBLES, RELATION, SEEDS, U_NETMER
 from overread.reproduction.failure_readings import (
     FIGURES_VERSION,
     EnsembleItem,
-    MemoryItem,
-    ensemble_memory,
     read_case,
     read_together,
 )
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 NAME = "failure"
 PASSES = 5
 """Dropout passes: as many readings as an ensemble has members."""
-MEASURED_MEMBERS = (1, 2, 5, 10, 20)
-"""Numbers of members whose memory is measured; the U-Nets take turns."""
 LOSSES = {"ce": 0.5, "dice": 0.5}
 """Of every network that has them; Relation U-Net's are its own."""
 AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=15.0, scale=0.1, intensity=0.1)
@@ -123,7 +119,7 @@ def combine(findings: Findings, map_cases: MapCases) -> dict[str, RowResult]:
     }
     select_rows(findings, map_cases)
     if results and findings.tested(*SEEDS):
-        _measure_memory(findings)
+        measure_memory(findings, SEEDS)
     return results
 
 
@@ -162,36 +158,6 @@ def _ensemble(findings: Findings, name: str, members: Sequence[str], map_cases: 
     return result
 
 
-def _measure_memory(findings: Findings) -> None:
-    """Write the peak memory of reading the largest test case, by the number of members, unless it is written."""
-    networks = [findings.networks[name][0] for name in SEEDS]
-    prepared = findings.prepared
-    case = max((prepared.case(c) for c in prepared.splits.locked), key=lambda c: _voxels(c.native_shape))
-    key = fingerprint({"members": [weights.parent.name for _, weights in networks], "case": case.id})[:12]
-    path = _folder(findings) / MEMORY
-    if path.is_file() and read_json(path)["key"] == key:
-        return
-    found = {}
-    for count in MEASURED_MEMBERS:
-        chosen = [networks[i % len(networks)] for i in range(count)]
-        item = MemoryItem(
-            paper=findings.paper.name,
-            size=findings.size,
-            configs=tuple(config for config, _ in chosen),
-            weights=tuple(str(weights) for _, weights in chosen),
-            case=case.id,
-            prepared=prepared.root,
-        )
-        found[str(count)] = in_new_process(ensemble_memory, item)
-    write_json(path, {"key": key, "case": case.id, "voxels": _voxels(case.native_shape), "bytes": found})
-
-
-def _voxels(shape: Sequence[int]) -> int:
-    import math
-
-    return math.prod(shape)
-
-
 PAPERS.add(
     NAME,
     Paper(
@@ -205,5 +171,6 @@ PAPERS.add(
         combine=combine,
         about=ABOUT,
         measures=FIGURES_VERSION,
+        command="bench",
     ),
 )

@@ -30,7 +30,6 @@ ENSEMBLES = {FIVE_ARCHITECTURES: (SINGLE, U_NETMER, *ARCHITECTURES), FIVE_SEEDS:
 COMBINED, PAIRWISE = "predicted_dice", "pairwise_dice"
 ALL_CLASSES = "all classes"
 """Stands for the labels where only their mean is judged."""
-MEMORY = "memory.json"
 
 
 @dataclass(frozen=True)

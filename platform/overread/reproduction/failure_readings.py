@@ -30,10 +30,8 @@ from overread.ensemble.readings import Codes, encode, read_reading, write_readin
 from overread.errors import UserError
 from overread.jsonio import JsonRecord, read_json, write_json
 from overread.metrics.overlap import case_dice
-from overread.records import Prepared, TrialConfig
-from overread.reproduction.cost import peak_memory, start_peak
-from overread.reproduction.measuring import TestCase, open_test_case
-from overread.reproduction.paper import PAPERS, Size
+from overread.records import Prepared
+from overread.reproduction.measuring import TestCase
 from overread.reproduction.results import CaseMeasures
 from overread.training.inference import predict_alternatives, predict_volume
 
@@ -42,9 +40,9 @@ EMPTY = "all_empty"
 """1 where no reading has any foreground: agreement then says nothing."""
 COMPONENTS = "components"
 FIGURES_VERSION = 3
-"""Of readings, corruptions and figures: to be raised when one joins, leaves or changes its meaning. All that is stored of
-them is named by it, so that what an earlier version left is never mixed in. 2: volume and components; 3: it names the
-readings and results of the rows, too."""
+"""Of readings, corruptions and figures: to be raised when one joins, leaves or changes its meaning. All that is stored
+of them is named by it, so that what an earlier version left is never mixed in. 2: volume and components; 3: it names
+the readings and results of the rows, too."""
 READINGS = f"readings-{FIGURES_VERSION}"
 
 
@@ -218,43 +216,3 @@ def member_scores(told: Sequence[Mapping[str, float | None]], condition: str) ->
         mine = {n: own.get(at(n, condition)) for n in own if n.startswith("c_") and "@" not in n}
         found = mine | found
     return found
-
-
-# ---------------------------------------------------------------- memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryItem(JsonRecord):
-    """Members that read one case together, to be measured."""
-
-    paper: str
-    size: Size
-    configs: tuple[TrialConfig, ...]
-    weights: tuple[str, ...]
-    case: str
-    prepared: str
-
-
-def ensemble_memory(item: MemoryItem) -> int:
-    """Return the bytes that reading a case by all members takes at its peak, above a process with one network.
-
-    Networks come and go, one or two in memory; vote and masks are kept, floating-point maps of members are not.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    prepared = load_prepared(Path(item.prepared))
-    protocol = PAPERS[item.paper].protocols[item.size]
-
-    def opened(index: int) -> TestCase:
-        return open_test_case(str(index), item.configs[index], item.weights[index], prepared, item.case, protocol)
-
-    truth = opened(0).truth
-    before = start_peak(torch.device("cpu"))
-    vote, relations = SoftVote(), Relations(truth.shape, prepared.classes)
-    for index in range(len(item.configs)):
-        probabilities = opened(index).probabilities()
-        vote.add(probabilities)
-        relations.add(probabilities.argmax(0).astype(np.uint8), str(index))
-    figures_of(vote.mean(), truth)
-    return max(0, peak_memory(torch.device("cpu")) - before)

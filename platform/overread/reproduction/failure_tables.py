@@ -18,14 +18,13 @@ from overread.confidence.failure_detection import (
 )
 from overread.confidence.tied_order import TiedOrder
 from overread.data.corruptions import CLEAN, CORRUPTIONS, STRENGTHS, conditions
-from overread.jsonio import read_json
 from overread.metrics.summary import summarise
+from overread.reproduction.failure_memory import memory_tables
 from overread.reproduction.failure_methods import (
     COMBINED,
     ENSEMBLES,
     FIVE_ARCHITECTURES,
     FIVE_SEEDS,
-    MEMORY,
     METHODS,
     PAIRWISE,
     SEEDS_ALONE,
@@ -306,14 +305,3 @@ def member_table(bench: Bench) -> Grid:
         rows.append((name, *(percent(summarise(s.dice, groups=s.groups)) for s in scored)))
     columns = ("reading", *(title for title, _ in _strengths()))
     return Grid("Dice of rows and ensembles", columns, tuple(rows))
-
-
-def memory_tables(findings: Findings) -> tuple[Grid, ...]:
-    """Return what reading a case takes by the number of members, where it was measured."""
-    path = None if findings.combined is None else findings.combined / MEMORY
-    if path is None or not path.is_file():
-        return ()
-    told = read_json(path)
-    rows = tuple((count, f"{value / 2**20:.1f}") for count, value in told["bytes"].items())
-    title = f"Peak memory of a case by members (case {told['case']}, {told['voxels']:,} voxels)"
-    return (Grid(title, ("members", "MiB above one loaded network"), rows),)

@@ -171,6 +171,8 @@ class Paper:
     """Whether a table is of the cases that a baseline segments badly, which the user may name."""
     measures: int = 0
     """Raised when `measure` gives other figures of the same network: rows are then tested again, not trained."""
+    command: str = "reproduce"
+    """Of the command line, as the ledger of the locked split tells it."""
 
     def row(self, name: str) -> Row:
         """Return a row by its printed name; an unknown one lists the known."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from overread.cluster.job import JOB, OUTCOME, TrialJob
 from overread.cluster.session import Resources, available, require_gpus, threads_each
 from overread.cluster.tasks import on_gpus
+from overread.data.locked_uses import locked_uses, record_locked_use
 from overread.data.prepare import MapCases, prepare_dataset
 from overread.data.store import default_cache
 from overread.errors import UserError
@@ -121,9 +122,12 @@ def reproduce(settings: ReproductionSettings, map_cases: MapCases) -> Findings:
     }
     trainings = tuple(chain(*by_row.values()))
     _train([t for t in trainings if t.row in chosen and t.result is None], prepared, settings.out, here)
-    for training in trainings:
-        if training.outcome is not None and training.result is None:
-            _test(settings, training, prepared, map_cases)
+    waiting = [t for t in trainings if t.outcome is not None and t.result is None]
+    if waiting or settings.imported:
+        _record_test(settings, trainings, prepared, cache)
+    for training in waiting:
+        _test(settings, training, prepared, map_cases)
+        if training.outcome is not None:
             tracker.finish_trial(training.job.trial_id, training.outcome, training.folder)
     findings = Findings(
         paper=paper,
@@ -265,6 +269,21 @@ def _train(trainings: Sequence[RowTraining], prepared: Prepared, out: Path, here
         ended = training.job.outcome()
         state = "waits for the next call" if ended is None else f"{ended.state} {ended.reason}".strip()
         log.info("%s: %s", training.folder.name, state)
+
+
+def _record_test(
+    settings: ReproductionSettings, trainings: Sequence[RowTraining], prepared: Prepared, cache: Path
+) -> None:
+    """Add to the ledger of the locked split that these rows read it, once for a folder however often it is resumed.
+
+    `overread run` on the same data has the same locked cases: what is learned here of networks on them is known there.
+    A paper that tests folds reads every case of the data set, those that are locked elsewhere, too.
+    """
+    paper, out = PAPERS[settings.paper], settings.out.resolve()
+    rows = {"rows": sorted(t.folder.name for t in trainings), "imported": sorted(settings.imported)}
+    name = f"{paper.command} {paper.name} {settings.size} {fingerprint(rows)[:12]}"
+    if not any((use["winners"], use.get("run")) == (name, str(out)) for use in locked_uses(cache, prepared)):
+        record_locked_use(cache, prepared, name, out)
 
 
 def _test(settings: ReproductionSettings, training: RowTraining, prepared: Prepared, map_cases: MapCases) -> None:

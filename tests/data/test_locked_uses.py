@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overread.pipeline.locked_uses import earlier_uses, locked_ledger, locked_uses, record_locked_use
+from overread.data.locked_uses import earlier_uses, locked_ledger, locked_uses, record_locked_use
 from overread.records import Prepared
 from overread.testing.tiny import tiny_prepared
 
@@ -48,3 +48,14 @@ def test_other_settings_do_not_hide_a_use_and_other_cases_do_not_share_one(prepa
     other = replace(split, splits=replace(split.splits, locked=("case0", "case2")))
     assert earlier_uses(tmp_path, other, "second") == ()
     assert earlier_uses(tmp_path, replace(split, dataset="another"), "second") == ()
+
+
+def test_a_test_of_every_case_is_a_use_of_every_split(prepared: Prepared, tmp_path: Path) -> None:
+    split = replace(prepared, splits=replace(prepared.splits, locked=("case0", "case1")))
+    folds = replace(prepared, splits=replace(prepared.splits, locked=()))
+    record_locked_use(tmp_path, split, "first", tmp_path)
+    record_locked_use(tmp_path, folds, "reproduce unetmer", tmp_path)
+    record_locked_use(tmp_path, split, "second", tmp_path)
+    assert set(earlier_uses(tmp_path, split, "third")) == {"first", "reproduce unetmer", "second"}
+    assert [use["cases"] for use in locked_uses(tmp_path, folds)] == [len(prepared.cases)]
+    assert earlier_uses(tmp_path, replace(folds, dataset="another"), "third") == ()
