@@ -398,10 +398,20 @@ class Member(Voter):
     """Path of the safetensors file, relative to the record's own folder."""
     sha256: str
     validation_dice: float
-    """Of a retrained winner (`ALL_FOLDS`) that of the winner: it has none of its own."""
+    """Of a retrained winner (`ALL_FOLDS`) that of the winner, by which it was chosen."""
     weight: float = 1.0
     class_weights: tuple[float, ...] = ()
     """By class id (K,), each above 0, the highest of all members 1 in every foreground class; empty: `weight`."""
+
+    @property
+    def retrained(self) -> bool:
+        """Whether it is a winner trained again on the cases of all folds."""
+        return self.config.fold == ALL_FOLDS
+
+    @property
+    def own_validation_dice(self) -> float | None:
+        """Of these weights; None: they were trained on the validation cases too."""
+        return None if self.retrained else self.validation_dice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -422,6 +432,11 @@ class ImportedMember(Voter):
     variant: str = MAIN
     class_weights: tuple[float, ...] = ()
     """As those of `Member`."""
+
+    @property
+    def own_validation_dice(self) -> float | None:
+        """As that of `Member`."""
+        return self.validation_dice
 
 
 @dataclass(frozen=True, kw_only=True)

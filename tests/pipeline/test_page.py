@@ -12,10 +12,10 @@ import pytest
 from overread.confidence.judgement import Judgement, Known, fit_judgement
 from overread.metrics.paired_tests import PairedTest
 from overread.metrics.summary import Summary
-from overread.pipeline.page import report_data, write_page
+from overread.pipeline.page import RETRAINED, RETRAINED_BOUNDS, report_data, write_page
 from overread.pipeline.reading import CaseResult
 from overread.pipeline.summary import EnsembleFigures, Generalisation, RunSummary, summarise_run
-from overread.records import CaseConfidence, ImportedMember, Manifest, Member, Preprocessing, TrialConfig
+from overread.records import ALL_FOLDS, CaseConfidence, ImportedMember, Manifest, Member, Preprocessing, TrialConfig
 from overread.review.page_data import PictureLimits
 from overread.review.views import case_view
 
@@ -30,6 +30,7 @@ MEMBER = Member(
     sha256="0",
     validation_dice=0.8,
 )
+AGAIN = replace(MEMBER, config=replace(CONFIG, fold=ALL_FOLDS))
 MANIFEST = Manifest(
     name="set",
     members=(MEMBER,),
@@ -225,3 +226,12 @@ def test_imported_members_are_named_and_what_is_not_known_is_left_out(summary: R
     assert data.notes[-1].startswith("Readings of other tools or people vote too: nnunet.")
     assert len(data.notes) == (1 if summary is None else 2)
     assert [(row.name, row.architecture, row.validation_dice) for row in data.members] == [("nnunet", "imported", None)]
+
+
+def test_a_retrained_member_has_no_validation_dice_of_its_own(tmp_path: Path) -> None:
+    data = report_data(replace(MANIFEST, members=(AGAIN,)), [], tmp_path, SUMMARY)
+    assert [row.validation_dice for row in data.members] == [None] and AGAIN.validation_dice == 0.8
+    assert RETRAINED in data.notes and data.bounds_note == RETRAINED_BOUNDS
+    usual = report_data(MANIFEST, [], tmp_path, SUMMARY)
+    assert [row.validation_dice for row in usual.members] == [0.8]
+    assert RETRAINED not in usual.notes and usual.bounds_note == ""

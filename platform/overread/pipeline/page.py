@@ -32,6 +32,16 @@ from overread.review.words import number
 LEVEL = 0.05
 """Of the tests between members."""
 
+RETRAINED = (
+    "Members are winners trained again, with new seeds, on the cases of all folds: no case is left to validate them, "
+    "so they have no validation Dice. Their votes are those of the winners that they repeat."
+)
+"""Of a deep ensemble."""
+RETRAINED_BOUNDS = (
+    "The errors of the predicted Dice are of the winners that these members repeat: what predicts it was fitted and "
+    "judged on readings of theirs. The widths are of these members, fitted anew on the calibration groups."
+)
+
 
 def write_page(
     path: Path,
@@ -73,6 +83,7 @@ def report_data(
         correlations=summary.confidence if summary is not None else {},
         coverage={score: _coverage(score, known) for score in _curves(known)},
         bounds=_bounds(summary, judgement),
+        bounds_note=RETRAINED_BOUNDS if _retrained(manifest) else "",
         settings=_settings(manifest),
         notes=_notes(manifest, summary, judgement),
         warnings=_warnings(results, judgement),
@@ -117,6 +128,10 @@ def _curves(known: Sequence[CaseResult]) -> tuple[str, ...]:
     return SCORES + ((PREDICTED,) if any(result.confidence.predicted_dice is not None for result in known) else ())
 
 
+def _retrained(manifest: Manifest) -> bool:
+    return any(member.retrained for member in manifest.members)
+
+
 def _bounds(summary: RunSummary | None, judgement: Judgement | None) -> list[BoundRow]:
     """Return what is known of predicted Dice and lower bound of each target, measured where the truth is known."""
     if judgement is None:
@@ -158,6 +173,8 @@ def _generalisation_note(found: Generalisation) -> str:
 
 def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement | None) -> list[str]:
     notes = _bound_notes(summary, judgement)
+    if _retrained(manifest):
+        notes.append(RETRAINED)
     if summary is not None:
         notes.append("Members were chosen by validation Dice and frozen before the locked cases were read.")
         if summary.baseline is not None and summary.baseline.locked_dice is not None:

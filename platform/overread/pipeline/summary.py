@@ -53,7 +53,7 @@ class MemberFigures(JsonRecord):
     architecture: str
     variant: str
     validation_dice: float | None
-    """None: an imported member without validation cases."""
+    """None: an imported member without validation cases, or a winner retrained on these, too."""
     locked_dice: float | None
     """Mean over the locked cases of the class-mean Dice."""
     n: int = 0
@@ -264,7 +264,7 @@ def _member(
         name=member.name,
         architecture=member.architecture,
         variant=member.variant,
-        validation_dice=member.validation_dice,
+        validation_dice=member.own_validation_dice,
         locked_dice=measured.mean,
         n=measured.n,
         contribution=brought.contribution if brought else None,

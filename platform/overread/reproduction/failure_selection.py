@@ -137,16 +137,16 @@ def select_rows(findings: Findings, map_cases: MapCases) -> Chosen | None:
 
     With fewer rows it would be another comparison in every call that trains one more.
     """
-    folders = _folders(findings)
-    if folders is None or findings.combined is None:
+    folders, key = _folders(findings), selection_key(findings)
+    if folders is None or key is None or findings.combined is None:
         return None
     if (done := chosen_rows(findings)) is not None:
         return done
-    prepared, key = findings.prepared, selection_key(findings)
+    prepared = findings.prepared
     predictions = RowPredictions(prepared, folders, prepared.splits.folds[0])
     settings = GreedySettings(least=min(LEAST, len(folders)), most=MOST)
     alone, selection = read_alone(predictions), select_greedily(predictions, settings)
-    choices = {GREEDY: selection.votes, TOP: top_k(alone, MOST), ALL: dict.fromkeys(folders, 1.0)}
+    choices: dict[str, Votes] = {GREEDY: selection.votes, TOP: top_k(alone, MOST), ALL: dict.fromkeys(folders, 1.0)}
     validation = compare_choices(predictions, choices, alone)
     votes = {row.name: {name: float(own) for name, own in row.votes.items()} for row in validation}  # type: ignore[arg-type]
     kept = findings.combined / f"selection-{key}"

@@ -63,7 +63,7 @@ class MemberRow:
             name=member.name,
             architecture=member.architecture,
             variant=member.variant,
-            validation_dice=member.validation_dice,
+            validation_dice=member.own_validation_dice,
             locked_dice=locked_dice,
             weight=member.weight,
             class_weights=member.class_weights,
@@ -129,6 +129,8 @@ class ReportData:
     coverage: Mapping[str, Sequence[CoveragePoint]] = field(default_factory=dict)
     """By score name."""
     bounds: Sequence[BoundRow] = ()
+    bounds_note: str = ""
+    """Said below their table."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Settings and versions, as text."""
     notes: Sequence[str] = ()

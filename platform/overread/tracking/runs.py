@@ -163,7 +163,7 @@ class Tracker:
         run = self._run(key, kind="ensemble", name=f"ensemble {manifest.name}", parent=self._search().info.run_id)
         members = {f"member_{i}": f"{m.name} ({m.trial_id}, {m.variant})" for i, m in enumerate(manifest.members, 1)}
         members |= {f"imported_{i}": f"{m.name} ({m.cases} cases)" for i, m in enumerate(manifest.imported, 1)}
-        measured = ((m.name, m.validation_dice) for m in manifest.voters)
+        measured = ((m.name, m.own_validation_dice) for m in manifest.voters)
         scores = {f"validation_dice/{name}": dice for name, dice in measured if dice is not None}
         params = {"winners": manifest.winners, "locked_cases": manifest.locked_cases, "seed": manifest.seed}
         self._log_params(run, flatten(members | params))
