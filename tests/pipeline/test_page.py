@@ -217,7 +217,7 @@ def test_notes_tell_what_the_choice_was_worth() -> None:
     assert notes[1].endswith("7 validation cases that members were chosen by and 0.800 on the 4 locked ones: -0.1000 "
                              "(95 % interval -0.2000 to +0.0500).")  # fmt: skip
     assert notes[2].startswith("1 of 3 pairs of members differ")
-    assert notes[3] == "These locked cases have been read 3 times, by any package."
+    assert notes[3] == "These locked cases have been read 3 times, by any package or experiment."
 
 
 @pytest.mark.parametrize("summary", [None, SUMMARY])

@@ -50,7 +50,7 @@ def findings(prepared: Prepared, tmp_path: Path) -> Findings:
             }
             readings = ((c, encode(np.stack([1 - mask, mask]))) for c, mask in seen.items())
             write_readings(readings_of(tmp_path / name, case), readings)
-    found = SimpleNamespace(
+    found: Any = SimpleNamespace(
         prepared=prepared,
         combined=tmp_path / "combined",
         networks={name: [("config", tmp_path / name / "weights")] for name in names},

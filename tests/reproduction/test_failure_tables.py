@@ -9,6 +9,7 @@ import pytest
 
 from overread.confidence.failure_detection import failure_detection
 from overread.data.corruptions import CLEAN, conditions
+from overread.reproduction.failure_memory import memory_tables
 from overread.reproduction.failure_methods import (
     ENSEMBLES,
     FIVE_ARCHITECTURES,
@@ -28,7 +29,6 @@ from overread.reproduction.failure_tables import (
     detection_table,
     difference_table,
     exhibits,
-    memory_tables,
     spread_text,
 )
 from overread.reproduction.printed import NOTHING

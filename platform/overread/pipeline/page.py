@@ -193,7 +193,9 @@ def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement 
                 f"by group, Holm-corrected p below {LEVEL:g})."
             )
         if summary.locked_uses > 1:
-            notes.append(f"These locked cases have been read {summary.locked_uses} times, by any package.")
+            notes.append(
+                f"These locked cases have been read {summary.locked_uses} times, by any package or experiment."
+            )
     if manifest.imported:
         names = ", ".join(member.name for member in manifest.imported)
         notes.append(

@@ -126,7 +126,7 @@ class RunSummary(JsonRecord):
     winner_tests: tuple[PairedTest, ...] = ()
     """Paired Wilcoxon of all pairs of members on the locked cases, corrected for their number."""
     locked_uses: int = 0
-    """How often these locked cases have been read, by any package."""
+    """How often these locked cases have been read, by any package or experiment."""
     trials: dict[str, int] = field(default_factory=dict)
     """Number of trials by architecture and by state."""
     seconds: dict[str, float] = field(default_factory=dict)

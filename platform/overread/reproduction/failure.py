@@ -8,7 +8,8 @@ by the Dice of its own mask.
 
 The locked cases are read clean and in seven corruptions at three strengths (`data.corruptions`). The combined score
 (`confidence.judgement`) is fitted on the clean validation fold, which chose nothing in a training of fixed length, its
-lower bound on the clean calibration groups.
+lower bound on the clean calibration groups. The same fold chooses members among all rows, greedily and otherwise
+(`failure_selection`).
 Differs from Zenk et al.: own corruptions instead of other hospitals' data, small networks, Dice as the only risk.
 """
 
@@ -48,9 +49,9 @@ LOSSES = {"ce": 0.5, "dice": 0.5}
 AUGMENTATION = AugmentConfig(flip=False, rotate_degrees=15.0, scale=0.1, intensity=0.1)
 """No flips: left and right ventricle, head and body differ by their side."""
 ABOUT = (
-    "Rows differ in nothing but the network or its seed. The held-out fold fits the combined score and nothing else, "
-    "15 % of the groups calibrate its lower bound. Cases without a score (nobody marks anything) rank as least "
-    "sure, the highest foreground probability first. "
+    "Rows differ in nothing but the network or its seed. The held-out fold fits the combined score and selects "
+    "members, nothing else; 15 % of the groups calibrate its lower bound. Cases without a score (nobody marks "
+    "anything) rank as least sure, the highest foreground probability first. "
     "Nothing is printed of them: the published study has other data and larger networks. "
     f"Corruptions: {', '.join(CORRUPTIONS)}, each at three strengths, the same for all rows."
 )
