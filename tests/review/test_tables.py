@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,10 @@ def test_bars_in_names_do_not_break_markdown() -> None:
 def test_rows_must_fit_the_columns() -> None:
     with pytest.raises(ValueError, match="must have 2 texts"):
         Grid("t", ("a", "b"), (("1",),))
+
+
+def test_a_note_stands_below_its_table() -> None:
+    grid = Grid("Dice", ("case", "Dice"), (("a", "0.5"),), note="Of one case.")
+    assert grid.markdown().endswith("| a | 0.5 |\n\nOf one case.\n")
+    assert grid.rich().caption == "Of one case." and "Of one case." not in grid.csv()
+    assert replace(grid, note="").rich().caption is None
