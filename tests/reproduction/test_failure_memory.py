@@ -40,8 +40,10 @@ def test_a_package_of_these_networks_reads_the_case(
     weights = (str(tmp_path / "weights.safetensors"),) * 3
     item = MemoryItem(configs=(CONFIG,) * 3, weights=weights, case=prepared.cases[0].id, prepared=prepared.root)
     package_memory(item)
-    assert found[0].relations.n == 3 and not found[0].failed
-    assert found[0].mask.shape == prepared.cases[0].native_shape == (40, 40)
+    small, whole = found
+    assert small.mask.shape == (20, 20)  # every second pixel
+    assert whole.relations.n == 3 and not whole.failed
+    assert whole.mask.shape == prepared.cases[0].native_shape == (40, 40)
 
 
 @pytest.fixture
