@@ -12,6 +12,7 @@ from overread.cluster.contribution import current_members, renewed_gains
 from overread.cluster.session import session
 from overread.cluster.tasks import ray_map
 from overread.confidence.failure_detection import Estimate, PairedDifference
+from overread.data.locked_uses import locked_uses
 from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import find_prepared, serial_map
 from overread.ensemble.contribution import ErrorCorrelation
@@ -21,7 +22,6 @@ from overread.jsonio import read_json
 from overread.metrics.summary import Summary
 from overread.pipeline import choosing, objectives, stages
 from overread.pipeline.folders import RunFolder
-from overread.pipeline.locked_uses import locked_uses
 from overread.pipeline.objectives import (
     BenchSettings,
     ObjectiveResult,

@@ -19,6 +19,7 @@ from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import MapCases
 from overread.jsonio import fingerprint, read_json
 from overread.reproduction import PAPERS, failure, failure_memory, program
+from overread.reproduction.configs import measuring_key
 from overread.reproduction.failure_methods import ENSEMBLES, FIVE_ARCHITECTURES, FIVE_SEEDS, SEEDS, SINGLE, U_NETMER
 from overread.reproduction.failure_readings import READINGS, EnsembleItem
 from overread.reproduction.failure_selection import chosen_rows
@@ -91,12 +92,17 @@ def test_ensembles_stored_with_other_figures_are_read_again(tmp_path: Path, monk
     assert read == ["a", "a"]
 
 
-def test_results_of_another_version_are_not_found() -> None:
-    row, job = PAPERS["failure"].row(SINGLE), cast(TrialJob, SimpleNamespace(path=Path("rows/one")))
-    assert RowTraining(row, job).result_file.name == "result.json"  # as all other papers have it
-    version = PAPERS["failure"].version
-    assert RowTraining(row, job, version).result_file.name == f"result-{version}.json"
-    assert f"readings-{version}" == READINGS and {PAPERS[name].version for name in PAPERS} == {0, version}
+def test_results_of_another_version_are_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paper, job = PAPERS["failure"], cast(TrialJob, SimpleNamespace(path=tmp_path))
+    row, protocol = paper.row(SINGLE), paper.protocols["small"]
+    now = measuring_key(row, paper, protocol)
+    RowResult(row=SINGLE, parameters=0, steps=0, seconds=0.0, epochs=(), cases=(), measured=now).save(
+        tmp_path / "result.json"
+    )
+    assert RowTraining(row, job, now).result is not None
+    later = replace(paper, measures=paper.measures + 1)
+    assert RowTraining(row, job, measuring_key(row, later, protocol)).result is None
+    assert f"readings-{paper.measures}" == READINGS  # readings and figures change together
 
 
 @pytest.mark.ray

@@ -41,6 +41,7 @@ from overread.training.worker import check_fits
 if TYPE_CHECKING:
     from overread.tracking.runs import Tracker
 
+RESULT = "result.json"
 log = logging.getLogger(__name__)
 
 
