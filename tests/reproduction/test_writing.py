@@ -25,7 +25,11 @@ def findings_of(*titles: str, protocol: Protocol = PAPER.protocols["small"], **c
         pictures=lambda *_: (),
         **changes,
     )
-    prepared: Any = SimpleNamespace(dataset="drawn", splits=SimpleNamespace(save=lambda _: None))
+    prepared: Any = SimpleNamespace(
+        dataset="drawn",
+        splits=SimpleNamespace(save=lambda _: None, folds=(("a", "b"), ("c",)), locked=("a", "b")),
+        case=lambda name: SimpleNamespace(group="first" if name in "ab" else "second"),
+    )
     return Findings(paper, "small", protocol, prepared)
 
 
@@ -45,6 +49,7 @@ def test_the_protocol_tells_what_makes_the_experiment_smaller() -> None:
     small = protocol_text(findings_of())
     assert "0.25 of the published width, attention_pool 2 where a network has it, 1,200 steps of 4 slices" in small
     assert "augmented by flips, rotation up to 15 degrees, scale within 10%, intensity within 10%; last" in small
+    assert "Tested: 3 cases of 2 groups (patients)." in small
     paper = protocol_text(findings_of(protocol=PAPER.protocols["paper"]))
     assert "1 of the published width, 200 passes" in paper and "no augmentation" in paper
 
