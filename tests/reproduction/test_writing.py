@@ -57,6 +57,10 @@ def test_the_protocol_tells_what_makes_the_experiment_smaller() -> None:
 def test_augmentation_in_words() -> None:
     assert augment_text(NO_AUGMENTATION) == "no augmentation"
     assert augment_text(replace(NO_AUGMENTATION, scale=0.2)) == "augmented by scale within 20%"
+    turned = replace(NO_AUGMENTATION, turn_and_flip=True, rotate_degrees=20)
+    assert augment_text(turned) == (
+        "augmented by quarter turns with a flip (or else what follows), rotation up to 20 degrees"
+    )
     assert augment_text(AugmentConfig(flip=True, rotate_degrees=0, scale=0, intensity=0)) == "augmented by flips"
 
 

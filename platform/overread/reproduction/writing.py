@@ -82,6 +82,7 @@ def augment_text(augment: AugmentConfig) -> str:
     'augmented by flips, rotation up to 15 degrees'
     """
     changes = {
+        "quarter turns with a flip (or else what follows)": augment.turn_and_flip,
         "flips": augment.flip,
         f"rotation up to {augment.rotate_degrees:g} degrees": augment.rotate_degrees,
         f"scale within {augment.scale:.0%}": augment.scale,
