@@ -80,12 +80,12 @@ def test_a_pretraining_that_is_cut_short_ends_as_one_that_is_not(
     cluster: Resources, images: Prepared, tmp_path: Path
 ) -> None:
     whole = pretrain_teacher(images, CONFIG, tmp_path / "whole")
-    request_stop(tmp_path / "cut", "the worker sees it at the end of its first epoch")
+    request_stop(tmp_path / "cut", "the worker sees it at its first look, after one step")
     cut = pretrain_teacher(images, CONFIG, tmp_path / "cut")
     (tmp_path / "cut" / STOP).unlink()
     resumed = pretrain_teacher(images, CONFIG, tmp_path / "cut")
     assert whole is not None and cut is not None and resumed is not None
-    assert (cut.state, cut.steps) == ("stopped", 2)
+    assert (cut.state, cut.steps) == ("stopped", 1)
     assert (resumed.state, resumed.steps) == ("finished", 4)
     assert resumed.teacher_sha256 == whole.teacher_sha256 != cut.teacher_sha256
     assert [epoch.metrics for epoch in resumed.epochs] == [epoch.metrics for epoch in whole.epochs]

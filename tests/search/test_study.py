@@ -173,11 +173,12 @@ def test_a_killed_search_resumes(prepared: Prepared, tmp_path: Path, cluster: Re
 
 
 def _wait_for_half_done(out: Path, driver: subprocess.Popen[bytes]) -> None:
-    """Wait until two trials have ended and another has a checkpoint."""
+    """Wait until two trials have ended and another has a checkpoint, too early to end before its worker does."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and driver.poll() is None:
         ended = {path.parent for path in out.glob("trials/*/outcome.json")}
-        saved = {path.parents[1] for path in out.glob("trials/*/checkpoint/state.json")}
+        states = out.glob("trials/*/checkpoint/state.json")
+        saved = {path.parents[1] for path in states if read_json(path)["epoch"] <= 2}
         if len(ended) >= 2 and saved - ended:
             return
         time.sleep(0.05)
