@@ -40,7 +40,7 @@ def test_a_row_for_each_network(
     for given, told in (
         ({"members": ["nobody"]}, "members must be networks of the package .*, but got nobody"),
         ({"label": "liver"}, "the class must be one of foreground, but got 'liver'"),
-        ({"case_id": "n99"}, "--case must be one of the images"),
+        ({"case_id": "n99"}, "--case must be one of the [0-9]+ images"),
     ):
         arguments = {"case_id": "n03"} | given
         with pytest.raises(UserError, match=told):

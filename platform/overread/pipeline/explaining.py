@@ -43,7 +43,8 @@ def explain(
     chosen, class_id = _chosen(manifest, members), _class_id(manifest, label)
     cases = find_images(images, len(manifest.preprocessing.channels))
     if case_id not in cases:
-        raise UserError(f"--case must be one of the images ({', '.join(cases)}), but got '{case_id}'")
+        some = ", ".join(list(cases)[:5]) + (", ..." if len(cases) > 5 else "")
+        raise UserError(f"--case must be one of the {len(cases)} images ({some}), but got '{case_id}'")
     check_images(images, {case_id: cases[case_id]}, manifest, serial_map)
     native = read_image([Path(name) for name in cases[case_id]])
     image = preprocess_image(native.array, manifest.preprocessing)
