@@ -40,11 +40,13 @@ def prepared(tmp_path: Path) -> Prepared:
 def test_cases_with_a_single_annotation_are_told_once_for_all_folds(prepared: Prepared) -> None:
     with tiny_architecture(ManySegmenter, "many"):
         for fold in (0, 1, ALL_FOLDS):
-            assert notes(tiny_config(architecture="many", fold=fold), prepared) == (ALONE,)
-        assert notes(tiny_config(), prepared) == ()  # a network that takes one label
+            assert notes([tiny_config(architecture="many", fold=fold)], prepared) == (ALONE,)
+        several = [tiny_config(architecture="many", fold=fold) for fold in (0, 1)]
+        assert notes([*several, tiny_config()], prepared) == (ALONE,)
+        assert notes([tiny_config()], prepared) == ()  # a network that takes one label
 
 
 def test_nothing_is_told_where_all_have_two(prepared: Prepared) -> None:
     both = replace(prepared, splits=replace(prepared.splits, folds=(("case0",), ())))
     with tiny_architecture(ManySegmenter, "many"):
-        assert lone_annotations(tiny_config(architecture="many", fold=1), both) == ""
+        assert lone_annotations([tiny_config(architecture="many", fold=1)], both) == ""

@@ -71,8 +71,8 @@ def protocol_text(findings: Findings) -> str:
 def lone_text(findings: Findings) -> tuple[str, ...]:
     """Return what the trained rows made of cases with a single annotation, as far as there are such."""
     configs = [networks[0][0] for networks in findings.networks.values() if networks]
-    lines = dict.fromkeys(lone_annotations(config, findings.prepared) for config in configs)
-    return tuple(f"{line[0].upper()}{line[1:]}." for line in lines if line)
+    line = lone_annotations(configs, findings.prepared)
+    return (f"{line[0].upper()}{line[1:]}.",) if line else ()
 
 
 def augment_text(augment: AugmentConfig) -> str:

@@ -78,7 +78,7 @@ def train_all(jobs: Sequence[TrialJob], prepared: Prepared, *, scratch: Path, wo
     from ray import tune
 
     check_pretrained(job.config for job in jobs)
-    for line in dict.fromkeys(line for job in jobs for line in notes(job.config, prepared)):
+    for line in notes([job.config for job in jobs], prepared):
         log.info("%s", line)
     function = tune.with_parameters(_in_time, prepared=prepared, worker=worker)
     try:
