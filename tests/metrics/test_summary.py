@@ -9,6 +9,7 @@ from overread.metrics.summary import (
     split_by_foreground,
     standard_error,
     summarise,
+    summarise_defined,
     unpaired_bootstrap,
 )
 
@@ -134,3 +135,8 @@ def test_standard_error_by_hand() -> None:
     # two groups: sums of deviations -0.2 and 0.2
     assert standard_error(values, np.array([0, 0, 1, 1])) == pytest.approx(np.sqrt(2 * 0.08) / 4)
     assert standard_error(values, np.zeros(4, np.intp)) == np.inf
+
+
+def test_undefined_values_are_left_out_with_their_groups() -> None:
+    assert summarise_defined([0.2, None, 0.6], groups=["a", "b", "a"]) == summarise([0.2, 0.6], groups=["a", "a"])
+    assert summarise_defined(iter([None, 0.5])) == summarise([0.5])

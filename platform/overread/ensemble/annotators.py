@@ -22,7 +22,7 @@ from overread.metrics.annotators import annotator_agreement
 from overread.metrics.calibration import CalibrationBins, calibration_bins
 from overread.metrics.generalised_energy import generalised_energy_distance
 from overread.metrics.overlap import Ids, Mask
-from overread.metrics.summary import Summary, summarise
+from overread.metrics.summary import Summary, summarise_defined
 
 ALL_CLASSES = "all classes"
 """Name of the structure that several foreground classes are together."""
@@ -154,8 +154,7 @@ def annotator_tables(
 
 def _table(structure: str, cases: Sequence[tuple[Agreement, Hashable]]) -> AnnotatorTable:
     def over(value: Callable[[Agreement], float | None]) -> Summary:
-        known = [(found, group) for case, group in cases if (found := value(case)) is not None]
-        return summarise([found for found, _ in known], groups=[group for _, group in known])
+        return summarise_defined((value(case) for case, _ in cases), groups=[group for _, group in cases])
 
     annotators = sorted({name for case, _ in cases for name in case.each})
     figures = {f"{BY_NAME}{name}": over(partial(_with, name)) for name in annotators}

@@ -13,7 +13,7 @@ from overread.errors import UserError, unknown_name
 from overread.jsonio import JsonRecord
 from overread.metrics.instances import aggregated_jaccard, count_overlaps, threshold_precision
 from overread.metrics.overlap import METRICS, Ids, case_values, class_counts
-from overread.metrics.summary import ForegroundSplit, Summary, split_by_foreground, summarise
+from overread.metrics.summary import ForegroundSplit, Summary, split_by_foreground, summarise, summarise_defined
 from overread.metrics.surface import SURFACE_METRICS, TOLERANCE, Spacing, case_distances, unit_of
 
 DEFAULT_METRICS = ("dice", "jaccard", "sensitivity", "precision")
@@ -173,6 +173,4 @@ def _overall(rows: Sequence[CaseEvaluation], metric: str, groups: Sequence[Hasha
 
 
 def _of_class(rows: Sequence[CaseEvaluation], metric: str, label: str, groups: Sequence[Hashable]) -> Summary:
-    values = zip((row.per_class[metric][label] for row in rows), groups, strict=True)
-    known = [(value, group) for value, group in values if value is not None]
-    return summarise([value for value, _ in known], groups=[group for _, group in known])
+    return summarise_defined((row.per_class[metric][label] for row in rows), groups=groups)

@@ -7,7 +7,7 @@ their cases (cluster bootstrap); without groups each case is its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +66,16 @@ def summarise(
     return Summary(mean=float(data.mean()), sd=float(data.std(ddof=1)), n=n, low=low, high=high)
 
 
+def summarise_defined(
+    values: Iterable[float | None], seed: int = 0, *, groups: Sequence[Hashable] | None = None
+) -> Summary:
+    """Return the summary of the values that are not None (undefined); `groups` names the group of each value."""
+    told = list(values)
+    names = range(len(told)) if groups is None else groups
+    known = [(value, name) for value, name in zip(told, names, strict=True) if value is not None]
+    return summarise([value for value, _ in known], seed, groups=[name for _, name in known])
+
+
 def paired_bootstrap(
     a: Sequence[float],
     b: Sequence[float],
@@ -113,14 +123,10 @@ def split_by_foreground(
     names = range(len(values)) if groups is None else groups
     rows = list(zip(values, truth_has, prediction_has, names, strict=True))
     normal = [bool(found) for _, true, found, _ in rows if not true]
-    defined = [(value, true, name) for value, true, _, name in rows if value is not None]
+    having = [(value, name) for value, true, _, name in rows if true]
     return ForegroundSplit(
-        all=summarise([value for value, *_ in defined], seed, groups=[name for *_, name in defined]),
-        foreground=summarise(
-            [value for value, true, _ in defined if true],
-            seed,
-            groups=[name for _, true, name in defined if true],
-        ),
+        all=summarise_defined(values, seed, groups=groups),
+        foreground=summarise_defined([value for value, _ in having], seed, groups=[name for _, name in having]),
         normal=len(normal),
         false_positives=sum(normal),
         false_positive_rate=sum(normal) / len(normal) if normal else None,
