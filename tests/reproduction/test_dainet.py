@@ -20,7 +20,7 @@ from overread.data.phantom import PhantomSettings, write_phantom
 from overread.data.prepare import prepare_dataset
 from overread.data.store import open_case
 from overread.jsonio import read_json, write_json
-from overread.reproduction import PAPERS, dainet
+from overread.reproduction import PAPERS, dainet, dainet_teacher
 from overread.reproduction.configs import loss_terms, options_at, prepare_settings
 from overread.reproduction.cost import published_parameters
 from overread.reproduction.measuring import TestCase, measure_mask
@@ -53,7 +53,7 @@ def test_the_core_rows_are_those_of_table_3():
 
 
 def test_the_teacher_of_the_paper() -> None:
-    found = dainet.PRETRAINING["paper"]
+    found = dainet_teacher.PRETRAINING["paper"]
     vit = found.vit
     assert (vit.size, vit.patch, vit.depth, vit.width, vit.heads) == ("small", 16, 12, 384, 6)
     assert (found.crops.size, found.batch_size, found.epochs, found.learning_rate) == (256, 64, 800, 1e-4)
@@ -256,7 +256,7 @@ def test_rows_wait_for_the_teacher_and_share_its_maps(
     rows = tuple(row for row in PAPERS["dainet"].rows if row.name in ("U-Net", "DAINet single", "DAINet 1111"))
     paper = replace(PAPERS["dainet"], rows=rows, protocols={"small": small})
     monkeypatch.setitem(PAPERS._entries, "dainet", paper)
-    monkeypatch.setitem(dainet.PRETRAINING, "small", TINY)
+    monkeypatch.setitem(dainet_teacher.PRETRAINING, "small", TINY)
     data = phantom_with_unlabelled(tmp_path)
     out = tmp_path / "out"
     settings = ReproductionSettings(paper="dainet", data=data, out=out, rows=("U-Net",), cache=tmp_path / "cache")
@@ -274,7 +274,7 @@ def test_rows_wait_for_the_teacher_and_share_its_maps(
         assert len(maps) == 10
         again = reproduce(replace(settings, rows=("core",)), ray_map)
     assert again.made == full.made
-    looks = [(call.found, call.computed) for call in dainet._map_calls(full.made.folder)]
+    looks = [(call.found, call.computed) for call in dainet_teacher._map_calls(full.made.folder)]
     assert looks == [(0, 10), (10, 0), (10, 0)]  # computed; looked again at once; the second call
     assert [record.message for record in caplog.records if "attention of" in record.message] == [
         "computing attention of 10 cases of 'ACDC phantom': none are stored yet"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from overread.review import tables
 from overread.review.tables import Grid
-from overread.review.words import number
+from overread.review.words import SIGNED, between, interval, number, with_interval
 
 if TYPE_CHECKING:
     from overread.confidence.conformal import MeasuredCoverage
@@ -45,7 +45,7 @@ def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
     grid = replace(grid, columns=(*grid.columns, "n", "expected", "member"), rows=texts)
     if all(row.gain is None for row in rows):
         return grid
-    gains = ((_signed(row.gain) if row.gain is not None else "", "*" if row.joined else "") for row in rows)
+    gains = ((number(row.gain, SIGNED) if row.gain is not None else "", "*" if row.joined else "") for row in rows)
     texts = tuple((*text, *added) for text, added in zip(grid.rows, gains, strict=False))
     return replace(grid, columns=(*grid.columns, "gain", "joined"), rows=texts)
 
@@ -97,18 +97,18 @@ def _classes(summary: RunSummary) -> Grid:
 
 def _differences(summary: RunSummary) -> Grid:
     def row(name: str, s: Summary) -> tuple[str, ...]:
-        return (name.replace("_", " "), _signed(s.mean), f"{_signed(s.low)} to {_signed(s.high)}", str(s.n))
+        return (name.replace("_", " "), number(s.mean, SIGNED), interval(s, SIGNED), str(s.n))
 
     rows = tuple(row(name, difference) for name, difference in summary.differences.items())
     return Grid("Paired differences of Dice", ("difference", "mean", "95 % interval", "n"), rows)
 
 
 def _generalisation(summary: RunSummary) -> Grid:
-    def text(s: Summary, form: Callable[[float | None], str] = number) -> str:
-        return _with_interval(s.mean, s.low, s.high, form)
+    def text(s: Summary, form: str = ".3f") -> str:
+        return with_interval(s.mean, s.low, s.high, form)
 
     rows = tuple(
-        (name, text(g.validation), str(g.validation.n), text(g.locked), str(g.locked.n), text(g.difference, _signed))
+        (name, text(g.validation), str(g.validation.n), text(g.locked), str(g.locked.n), text(g.difference, SIGNED))
         for name, g in summary.generalisation.items()
     )
     columns = ("Dice of", "validation (95 %)", "n", "locked (95 %)", "n", "locked minus validation (95 %)")
@@ -117,7 +117,7 @@ def _generalisation(summary: RunSummary) -> Grid:
 
 def _winner_tests(summary: RunSummary) -> Grid:
     rows = tuple(
-        (f"{t.first} - {t.second}", _signed(t.difference), number(t.p), number(t.p_holm), str(t.n))
+        (f"{t.first} - {t.second}", number(t.difference, SIGNED), number(t.p), number(t.p_holm), str(t.n))
         for t in summary.winner_tests
     )
     columns = ("members", "mean", "p", f"p, Holm for {len(rows)}", "groups")
@@ -134,13 +134,13 @@ def _confidence(summary: RunSummary) -> Grid:
 
 
 def _failure(summary: RunSummary) -> Grid:
-    def interval(e: Estimate) -> str:
-        return _with_interval(e.value, e.low, e.high)
+    def estimate(e: Estimate) -> str:
+        return with_interval(e.value, e.low, e.high)
 
     def row(name: str, f: FailureDetection) -> tuple[str, ...]:
         other = summary.aurc_minus_pairwise.get(name)
-        against = "" if other is None else f"{_signed(other.difference.low)} to {_signed(other.difference.high)}"
-        figures = (interval(f.aurc), number(f.excess_aurc.value), number(f.augrc.value), interval(f.auroc))
+        against = "" if other is None else between(other.difference.low, other.difference.high, SIGNED)
+        figures = (estimate(f.aurc), number(f.excess_aurc.value), number(f.augrc.value), estimate(f.auroc))
         return (name.replace("_", " "), *figures, number(f.ece.value), against)
 
     rows = tuple(row(name, found) for name, found in summary.failure.items())
@@ -153,7 +153,7 @@ def _failure(summary: RunSummary) -> Grid:
 def _bounds(summary: RunSummary) -> Grid:
     def row(name: str, m: MeasuredCoverage) -> tuple[str, ...]:
         target = name.removeprefix("class:")
-        return (target, f"{m.wanted:g}", number(m.share), f"{number(m.low)} to {number(m.high)}", str(m.groups),
+        return (target, f"{m.wanted:g}", number(m.share), between(m.low, m.high), str(m.groups),
                 number(summary.resplit_bounds.get(name)), number(m.expected))  # fmt: skip
 
     rows = tuple(row(name, found) for name, found in summary.bounds.items())
@@ -167,17 +167,6 @@ def _bounds(summary: RunSummary) -> Grid:
         "expected there",
     )
     return Grid("Lower bound of Dice on the locked split", columns, rows)
-
-
-def _with_interval(
-    value: float | None, low: float | None, high: float | None, form: Callable[[float | None], str] = number
-) -> str:
-    """Return a value with its interval where it has one."""
-    return form(value) if low is None else f"{form(value)} ({form(low)} to {form(high)})"
-
-
-def _signed(value: float | None) -> str:
-    return number(None) if value is None else f"{value:+.4f}"
 
 
 def plan_grid(plan: Sequence[PlannedFamily]) -> Grid:

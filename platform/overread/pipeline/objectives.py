@@ -34,7 +34,7 @@ from overread.pipeline.selection_report import SelectionReport
 from overread.pipeline.summary import groups
 from overread.records import Prepared, PrepareSettings, Winners
 from overread.review.tables import Grid, write_tables
-from overread.review.words import number
+from overread.review.words import SIGNED, number, with_interval
 from overread.search.leaderboard import read_outcomes
 from overread.search.opening import CLOCK, PLAN, SETTINGS
 from overread.search.settings import SearchSettings
@@ -255,7 +255,7 @@ def objective_grids(results: Sequence[ObjectiveResult]) -> tuple[Grid, ...]:
         for r in results
     )  # fmt: skip
     differences = tuple(
-        (r.objective, _summary(r.difference, "+.4f"), _estimate(r.aurc_difference.difference, "+.4f"))
+        (r.objective, _summary(r.difference, SIGNED), _estimate(r.aurc_difference.difference, SIGNED))
         for r in results[1:]
     )
     searches = tuple(
@@ -275,14 +275,8 @@ def objective_grids(results: Sequence[ObjectiveResult]) -> tuple[Grid, ...]:
 
 
 def _summary(found: Summary, form: str = ".4f") -> str:
-    return _interval(found.mean, found.low, found.high, form)
+    return with_interval(found.mean, found.low, found.high, form)
 
 
 def _estimate(found: Estimate, form: str = ".4f") -> str:
-    return _interval(found.value, found.low, found.high, form)
-
-
-def _interval(value: float | None, low: float | None, high: float | None, form: str) -> str:
-    if value is None:
-        return number(None)
-    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+    return with_interval(found.value, found.low, found.high, form)

@@ -27,7 +27,7 @@ from overread.records import ImportedMember, Manifest, Member
 from overread.review.page_data import PictureLimits
 from overread.review.report import BoundRow, CaseRow, EnsembleSummary, MemberRow, ReportData, write_report
 from overread.review.views import CaseView
-from overread.review.words import number
+from overread.review.words import SIGNED, between, number
 
 LEVEL = 0.05
 """Of the tests between members."""
@@ -168,7 +168,7 @@ def _generalisation_note(found: Generalisation) -> str:
     text += f" and {number(locked.mean)} on the {locked.n} locked ones"
     if apart.mean is None or apart.low is None or apart.high is None:
         return f"{text}."
-    return f"{text}: {apart.mean:+.4f} (95 % interval {apart.low:+.4f} to {apart.high:+.4f})."
+    return f"{text}: {apart.mean:+.4f} (95 % interval {between(apart.low, apart.high, SIGNED)})."
 
 
 def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement | None) -> list[str]:
@@ -181,7 +181,7 @@ def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement 
             gain = summary.differences.get("ensemble_minus_baseline")
             notes.append(
                 f"A plain U-Net of the same search reads the locked cases with Dice {summary.baseline.locked_dice:.3f}"
-                + (f"; the ensemble differs by {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f}, n = {gain.n})."
+                + (f"; the ensemble differs by {gain.mean:+.4f} ({between(gain.low, gain.high, SIGNED)}, n = {gain.n})."
                    if gain and gain.mean is not None and gain.low is not None and gain.high is not None else ".")
             )  # fmt: skip
         if (ensemble := summary.generalisation.get(ENSEMBLE)) is not None:

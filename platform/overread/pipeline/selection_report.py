@@ -15,7 +15,7 @@ from overread.metrics.summary import Summary
 from overread.pipeline.folders import RunFolder
 from overread.records import ImportedMember, Vote, Winners
 from overread.review.tables import Grid
-from overread.review.words import number
+from overread.review.words import interval, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def _proportional(votes: Mapping[str, Vote], others: Mapping[str, Vote]) -> bool
 def selection_grids(report: SelectionReport) -> list[Grid]:
     """Return the rounds, the comparison and the members as tables."""
     choices = [
-        (c.name, str(len(c.votes)), number(c.dice.mean), f"{number(c.dice.low)} to {number(c.dice.high)}",
+        (c.name, str(len(c.votes)), number(c.dice.mean), interval(c.dice),
          "" if c.cost is None else f"{c.cost:,.0f}")
         for c in report.comparison
     ]  # fmt: skip
@@ -147,7 +147,7 @@ def _members(report: SelectionReport) -> Grid:
     alike = report.errors.among([row.member for row in report.contributions])
     rows = [
         (row.member, vote_words(row.votes), number(row.alone.mean), number(row.contribution.mean),
-         f"{number(row.contribution.low)} to {number(row.contribution.high)}", number(alike.with_others(row.member)))
+         interval(row.contribution), number(alike.with_others(row.member)))
         for row in report.contributions
     ]  # fmt: skip
     columns = ("member", "votes", "Dice alone", "contribution", "95 % interval", "error correlation")
@@ -163,13 +163,13 @@ def members_table(report: SelectionReport) -> Grid:
     def text(value: float | None) -> str:
         return "" if value is None else f"{value:.6g}"
 
-    def interval(found: Summary) -> tuple[str, str, str]:
+    def texts(found: Summary) -> tuple[str, str, str]:
         return text(found.mean), text(found.low), text(found.high)
 
     names = [row.member for row in report.contributions]
     alike = report.errors.among(names)
     rows = tuple(
-        (row.member, vote_words(row.votes), *interval(row.alone), *interval(row.contribution),
+        (row.member, vote_words(row.votes), *texts(row.alone), *texts(row.contribution),
          text(alike.with_others(row.member)), *map(text, own))
         for row, own in zip(report.contributions, alike.by_voxel, strict=True)
     )  # fmt: skip

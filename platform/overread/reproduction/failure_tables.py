@@ -39,6 +39,7 @@ from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings
 from overread.reproduction.writing import NOT_TRAINED, percent
 from overread.review.tables import Grid
+from overread.review.words import with_interval
 
 THRESHOLDS = (FAILURE_DICE, 0.5)
 """A case of lower Dice is a failure, unless the user says otherwise; the first is that of the platform."""
@@ -166,11 +167,7 @@ def _detection_note(bench: Bench) -> str:
 
 def estimate(value: Estimate, digits: int = 4) -> str:
     """Return a figure with its interval."""
-    if value.value is None:
-        return NOTHING
-    if value.low is None or value.high is None:
-        return f"{value.value:.{digits}f}"
-    return f"{value.value:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+    return with_interval(value.value, value.low, value.high, f".{digits}f")
 
 
 def detected(figures: FailureDetection) -> str:

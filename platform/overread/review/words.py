@@ -17,9 +17,13 @@ SCORE_NAMES = {
 FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading", "member_failed": "member failed"}
 
 
-def number(value: float | None) -> str:
-    """Return three decimals, or a dash for what is not defined."""
-    return "–" if value is None else f"{value:.3f}"  # noqa: RUF001  (a dash, as print has it)
+SIGNED = "+.4f"
+"""Form of a difference of Dice."""
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """Return three decimals, or what `form` says, or a dash for what is not defined."""
+    return "–" if value is None else f"{value:{form}}"  # noqa: RUF001  (a dash, as print has it)
 
 
 def percent(value: float | None) -> str:
@@ -31,9 +35,25 @@ def percent(value: float | None) -> str:
     return number(None) if value is None else f"{100 * value:.3g} %"
 
 
-def interval(summary: Summary) -> str:
+def between(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """Return the ends of an interval, or a dash where there is none."""
+    return number(None) if low is None or high is None else f"{low:{form}} to {high:{form}}"
+
+
+def interval(summary: Summary, form: str = ".3f") -> str:
     """Return the 95 % interval of a mean, or a dash for fewer than two cases."""
-    return number(None) if summary.low is None else f"{number(summary.low)} to {number(summary.high)}"
+    return between(summary.low, summary.high, form)
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, form: str = ".3f") -> str:
+    """Return a value with its interval where it has one.
+
+    >>> with_interval(0.5, 0.4, 0.6), with_interval(0.5, None, None, "+.1f"), with_interval(None, None, None)
+    ('0.500 (0.400 to 0.600)', '+0.5', '–')
+    """
+    if value is None or low is None or high is None:
+        return number(value, form)
+    return f"{value:{form}} ({between(low, high, form)})"
 
 
 def count(value: int, word: str) -> str:
