@@ -7,9 +7,15 @@ from overread.errors import UserError
 pytestmark = pytest.mark.ray
 
 
-def test_results_come_in_the_order_of_the_items(cluster: Resources) -> None:
+def test_results_come_in_the_order_of_the_items(
+    cluster: Resources, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", "overread")
     assert ray_map(lambda number: number * number, [3, 1, 2], "squares") == [9, 1, 4]
     assert ray_map(lambda number: number * number, []) == []
+    (line,) = (record.message for record in caplog.records)
+    assert line.startswith("squares: 3 done in ")  # no terminal, no bar
+    assert capsys.readouterr().out == ""
 
 
 def test_an_error_of_the_user_arrives_as_itself(cluster: Resources) -> None:

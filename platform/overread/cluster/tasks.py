@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+log = logging.getLogger(__name__)
 
 
 def ray_map(
@@ -52,15 +55,19 @@ def on_gpus(map_cases: MapCases, gpus: float) -> MapCases:
 
 
 def _wait(references: list[Any], title: str) -> None:
-    """Wait for all; the first failed one raises at once."""
+    """Wait for all; the first failed one raises at once. Where nobody sees the bar, a line at the end says the time."""
     import ray
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, disable=not title) as progress:
+    console, started = Console(), time.perf_counter()
+    with Progress(*columns, console=console, transient=True, disable=not title or not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(references))
         waiting = references
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1)
             ray.get(done)
             progress.advance(bar)
+    if title and references and not console.is_terminal:
+        log.info("%s: %d done in %.0f s", title, len(references), time.perf_counter() - started)
