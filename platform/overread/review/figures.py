@@ -146,7 +146,8 @@ def contoured(path: Path, panels: Sequence[Contoured], columns: int = 4) -> Path
                 colour = COLOURS[index % len(COLOURS)]
                 if 0 < mask.sum() < mask.size:
                     ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1)
-                ax.text(0.02, 0.98 - 0.09 * index, name, color=colour, transform=ax.transAxes, fontsize=7, va="top")
+                ax.text(0.02, 0.98 - 0.09 * index, name, color=colour, transform=ax.transAxes, fontsize=7, va="top",
+                        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})  # fmt: skip
             ax.set_title(panel.title, fontsize=8)
     return path
 
