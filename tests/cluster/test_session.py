@@ -27,6 +27,17 @@ try:
 except KeyError:
     assert not ray.is_initialized()
 """
+WAITING = """
+import ray, time
+from overread.cluster.session import session
+try:
+    with session(address="local", num_cpus=1):
+        print("ready", flush=True)
+        ray.get(ray.remote(lambda: time.sleep(600)).remote())
+finally:
+    assert not ray.is_initialized()
+    print("left", flush=True)
+"""
 
 
 def test_relative_paths_are_fine_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +103,15 @@ def test_all_workers_find_a_node_for_their_threads() -> None:
 def test_a_session_ends_what_it_started_and_nothing_else() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.ray
+def test_sigterm_ends_what_was_started() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.terminate()
+        out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err) == (143, "left\n", "")

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,7 +133,7 @@ def session(
     """Connect to Ray and give the resources; on leaving, shut down what was started here.
 
     `address`: None starts a private cluster, unless RAY_ADDRESS is set (as it is inside `ray job submit`).
-    A connection that this process already has is used and left open.
+    A connection that this process already has is used and left open. SIGTERM ends what was started, with exit code 143.
     """
     import ray
 
@@ -139,10 +142,24 @@ def session(
     if owner:
         _connect(address, num_cpus, num_gpus, dict(runtime_env or {}))
     try:
-        yield available()
+        with _ended_by_sigterm() if owner else nullcontext():
+            yield available()
     finally:
         if owner:
             ray.shutdown()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Leave the block as by `sys.exit` on SIGTERM: Ray's own handler aborts the process with a trace of C++ frames."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
 
 
 def _address(address: str | None) -> str:
