@@ -17,7 +17,8 @@ from overread.training.pretraining import attention_options
 
 OPTIONS: dict[str, Any] = {
     "config": None, "vit": "small", "patch": 16, "depth": 12, "image_size": 250, "local_size": None, "local_crops": 8,
-    "outputs": 65536, "epochs": 800, "batch_size": 64, "learning_rate": 1e-4, "start": None, "seed": 0,
+    "outputs": 65536, "head_batch_norm": False,
+    "epochs": 800, "batch_size": 64, "learning_rate": 1e-4, "start": None, "seed": 0,
 }  # fmt: skip
 
 

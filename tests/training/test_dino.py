@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from overread.architectures.vit import ViTOptions
 from overread.errors import UserError
 from overread.training.augment import Share
-from overread.training.dino import Dino, DinoHead, DinoNetwork, Pace, PretrainConfig, collapse, entropies
+from overread.training.dino import CropNorm, Dino, DinoHead, DinoNetwork, Pace, PretrainConfig, collapse, entropies
 from overread.training.multi_crop import MultiCrop
 
 SMALL = PretrainConfig(
@@ -73,6 +73,18 @@ def test_the_head_gives_cosines_with_its_directions() -> None:
         bottleneck = head.mlp(x)
         cosines = nn.functional.cosine_similarity(bottleneck[:, None], head.directions[None], dim=2)
         torch.testing.assert_close(head(x), cosines)
+
+
+def test_batch_norm_of_the_head_by_hand() -> None:
+    norm, x = CropNorm(2), torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    with torch.no_grad():
+        norm.weight[0], norm.bias[1] = 2.0, 7.0
+    torch.testing.assert_close(norm(x), torch.tensor([[-2.0, 7.0], [2.0, 7.0]]))  # mean 2, deviation 1, and 0, 0
+    head = DinoHead(5, replace(SMALL, head_batch_norm=True))
+    torch.manual_seed(0)
+    x = torch.randn(7, 5)
+    # what all crops share is gone in the hidden layer, so it cannot make their outputs alike
+    torch.testing.assert_close(head(x + 10 * torch.randn(5)), head(x))
 
 
 def test_views_of_one_size_go_through_the_vit_together_in_order() -> None:

@@ -52,6 +52,8 @@ CONFIG = PretrainConfig(
     mixed_precision=False,
 )
 
+UNEVEN = replace(CONFIG, batch_size=3, head_batch_norm=True)
+
 
 class Noise:
     """Eight random images of two sizes: two steps an epoch."""
@@ -214,7 +216,7 @@ def process(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     wrap = nn.parallel.DistributedDataParallel
-    outcome = pretrain(replace(CONFIG, batch_size=3), Noise(), context_of(folder, rank=rank, world_size=2, wrap=wrap))
+    outcome = pretrain(UNEVEN, Noise(), context_of(folder, rank=rank, world_size=2, wrap=wrap))
     outcome.save(folder / f"rank{rank}.json")
     dist.destroy_process_group()
 
@@ -224,7 +226,7 @@ def test_two_workers_train_what_one_does(tmp_path: Path) -> None:
     processes = [spawn.Process(target=process, args=(rank, tmp_path)) for rank in (0, 1)]
     for started in processes:
         started.start()
-    one = pretrain(replace(CONFIG, batch_size=3), Noise(), context_of(tmp_path / "one"))  # two images and one
+    one = pretrain(UNEVEN, Noise(), context_of(tmp_path / "one"))  # two images and one
     for started in processes:
         started.join(120)
     assert [started.exitcode for started in processes] == [0, 0]

@@ -34,6 +34,7 @@ DIVISOR = {"warm_up_epochs": 10, "temperature_epochs": 4}
 @click.option("--local-size", type=click.IntRange(1), help="Side of the local crops [default: about 3/8 of it].")
 @click.option("--local-crops", type=click.IntRange(0), default=4, show_default=True, help="Per image; DINO: 8.")
 @click.option("--outputs", type=click.IntRange(2), default=4096, show_default=True, help="Of the head; DINO: 65536.")
+@click.option("--head-batch-norm", is_flag=True, help="DINO's use_bn_in_head: against collapse in small batches.")
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="DAI-Net: 800.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Over all workers.")
 @click.option("--learning-rate", type=float, default=1e-4, show_default=True)
@@ -110,6 +111,7 @@ def pretrain_config(options: Mapping[str, Any]) -> PretrainConfig:
         crops=MultiCrop(size=size, local_size=local, local_crops=options["local_crops"]),
         start=None if start is None else str(start.resolve()),
         outputs=options["outputs"],
+        head_batch_norm=options["head_batch_norm"],
         batch_size=options["batch_size"],
         epochs=epochs,
         learning_rate=options["learning_rate"],

@@ -7,7 +7,8 @@ up to 300 epochs of batch 16 by Adam at 1e-4 with polynomial decay, 0.5 cross-en
 validation Dice, at 224 pixels; ours trains 300 passes to the end. It starts from DINO's ImageNet weights, ours from
 random ones.
 `small` keeps schedule, losses and augmentation and makes the rest fit two CPU cores: a quarter of the width, 128
-pixels, a fixed number of steps at a higher rate, a ViT of 192 channels and 4 blocks with 3 heads on patches of 8.
+pixels, a fixed number of steps at a higher rate, a ViT of 192 channels and 4 blocks with 3 heads on patches of 8,
+taught in small batches with batch normalisation in DINO's head.
 The paper's "U-Net†" is U-Net here. Its comparators have other losses in their own papers; here all have those of the
 protocol, and DARR its puzzle beside. V-Net and DARR are 3-D in print (45,724,114 and 45,857,498 parameters for 2
 classes); here they see slices, as all rows (9,389,177 and 9,521,533 for 9 classes). TransCASCADE has 12 parameters

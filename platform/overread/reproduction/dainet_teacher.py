@@ -42,17 +42,20 @@ PRETRAINING = {
     "paper": PretrainConfig(),
     "small": PretrainConfig(
         vit=ViTOptions(size="tiny", patch=8, depth=4),
-        crops=MultiCrop(size=96, local_size=48, local_crops=2),
-        outputs=1024,
+        crops=MultiCrop(size=96, local_crops=0, intensity=0.2),
+        outputs=256,
         hidden=512,
         bottleneck=128,
+        head_batch_norm=True,
         batch_size=16,
         epochs=20,
         learning_rate=5e-4,
-        warm_up_epochs=3,
-        temperature_epochs=6,
+        warm_up_epochs=1,
+        teacher_temperature=0.04,
+        momentum=0.99,
     ),
 }
+"""`small`: with DINO's own settings, batches of 16 slices of one organ collapsed to even outputs within four epochs."""
 log = logging.getLogger(__name__)
 
 
@@ -182,6 +185,9 @@ def _facts(made: Made, prepared: Prepared) -> tuple[tuple[str, str], ...]:
         ("patch", f"{vit.patch} pixels"),
         ("image side", f"{config.crops.size} pixels"),
         ("start", "random weights (paper: DINO's of ImageNet)" if config.start is None else str(config.start)),
+        ("head", f"{config.outputs:,} outputs, {'with' if config.head_batch_norm else 'no'} batch normalisation"),
+        ("temperature of the teacher", f"{config.first_teacher_temperature:g} to {config.teacher_temperature:g}"),
+        ("momentum of the teacher", f"{config.momentum:g} to 1"),
         ("epochs", f"{config.epochs}"),
         ("cases seen", f"{len(outcome.cases)} of {len(outcome.groups)} patients"),
         ("slices", f"{outcome.images:,}"),

@@ -23,6 +23,16 @@ def sum_over_ranks(values: Tensor, device: torch.device) -> Tensor:
     return total.cpu()
 
 
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """Return the elementwise sum over all workers; what any of them makes of it has its gradient here."""
+    if not grouped():
+        return values
+    from torch.distributed.nn.functional import all_reduce
+
+    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
 def max_over_ranks(value: float, device: torch.device) -> float:
     """Return the largest value over all workers."""
     if not grouped():

@@ -27,7 +27,7 @@ from overread.architectures.vit import ViT, ViTOptions, as_rgb
 from overread.errors import UserError
 from overread.jsonio import JsonRecord
 from overread.training.augment import Share
-from overread.training.collective import sum_over_ranks
+from overread.training.collective import sum_over_ranks, sum_with_gradient
 from overread.training.multi_crop import GLOBAL_CROPS, MultiCrop
 
 LAST_RATE = 1e-6
@@ -52,6 +52,8 @@ class PretrainConfig(JsonRecord):
     """Channels of the head's layers."""
     bottleneck: int = 256
     """Channels of the head before its last layer."""
+    head_batch_norm: bool = False
+    """Batch normalisation in the head, DINO's `use_bn_in_head`: small batches of like images collapse without it."""
     batch_size: int = 64
     """Images per step over all workers."""
     epochs: int = 800
@@ -133,18 +135,39 @@ def _cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * share))
 
 
+class CropNorm(nn.Module):
+    """Batch normalisation (B, C) over the crops of all workers, always by their own statistics: heads only train."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x with mean `bias` and standard deviation `weight` of each channel."""
+        count = sum_with_gradient(x.new_tensor(float(len(x))))
+        apart = x - sum_with_gradient(x.sum(0)) / count
+        variance = sum_with_gradient(apart.square().sum(0)) / count
+        return apart * (variance + 1e-5).rsqrt() * self.weight + self.bias
+
+
 class DinoHead(nn.Module):
     """CLS tokens (B, width) to K outputs: the cosines of a bottleneck with K learned directions."""
 
     def __init__(self, width: int, config: PretrainConfig) -> None:
         super().__init__()
         hidden, bottleneck = config.hidden, config.bottleneck
+        norm = CropNorm if config.head_batch_norm else nn.Identity
         self.mlp = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+            *(nn.Linear(width, hidden), norm(hidden), nn.GELU()),
+            *(nn.Linear(hidden, hidden), norm(hidden), nn.GELU()),
+            nn.Linear(hidden, bottleneck),
         )
         self.directions = nn.Parameter(torch.empty(config.outputs, bottleneck))
-        for parameter in self.parameters():
-            nn.init.trunc_normal_(parameter, std=0.02) if parameter.ndim == 2 else nn.init.zeros_(parameter)
+        nn.init.trunc_normal_(self.directions, std=0.02)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width) to (B, K), in -1..1."""
@@ -272,12 +295,12 @@ def collapse(entropy: float, spread: float, outputs: int) -> str | None:
     if entropy > (1 - NEAR) * full:
         return (
             f"the teacher has collapsed to the same even output for all images (entropy {entropy:.3f} of {full:.3f} "
-            "nats): lower the teacher's temperature, or train longer"
+            "nats): set head_batch_norm, lower the teacher's temperature, or train longer"
         )
     if spread - entropy < NEAR * full:
         return (
             "the teacher has collapsed to nearly the same output for all images (they tell apart "
-            f"{max(spread - entropy, 0.0):.3f} of {full:.3f} nats): train longer, lower the teacher's temperature or "
-            "the learning rate"
+            f"{max(spread - entropy, 0.0):.3f} of {full:.3f} nats): set head_batch_norm, train longer, lower the "
+            "teacher's temperature or the learning rate"
         )
     return None
