@@ -133,7 +133,8 @@ def session(
     """Connect to Ray and give the resources; on leaving, shut down what was started here.
 
     `address`: None starts a private cluster, unless RAY_ADDRESS is set (as it is inside `ray job submit`).
-    A connection that this process already has is used and left open. SIGTERM ends what was started, with exit code 143.
+    A connection that this process already has is used and left open. SIGTERM ends what was started:
+    exit code 143, or 1 while Tune runs.
     """
     import ray
 
