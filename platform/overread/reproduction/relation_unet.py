@@ -34,7 +34,7 @@ from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review import figures
 from overread.review.tables import Grid
-from overread.review.words import number
+from overread.review.words import between, number
 
 NAME = "relation_unet"
 PLAIN, DROPOUT, RELATION = "U-Net", "Dropout", "Relation U-Net"
@@ -289,9 +289,10 @@ def _table_of_pearson_differences(findings: Findings) -> Grid:
             if other.title in cases[0]:
                 theirs = [case[other.title][:2] for case in cases]
                 found = pearson_difference(mine, theirs, groups=groups)
-                figures_of = [v for v in (found.value, found.low, found.high) if v is not None]
-                text = "{:+.3f} ({:+.3f} to {:+.3f}, n={})" if len(figures_of) == 3 else NOTHING
-                rows.append((f"{first.title} minus {other.title}", text.format(*figures_of, len(cases))))
+                text = NOTHING
+                if found.value is not None and found.low is not None and found.high is not None:
+                    text = f"{found.value:+.3f} ({between(found.low, found.high, '+.3f')}, n={len(cases)})"
+                rows.append((f"{first.title} minus {other.title}", text))
     columns = ("difference of Pearson r", "all folds (95 % interval by group)")
     return Grid("Is C the better confidence? Cases that have all scores", columns, tuple(rows))
 

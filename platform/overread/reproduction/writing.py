@@ -16,6 +16,7 @@ from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
 from overread.review.tables import Grid, write_tables
+from overread.review.words import between
 from overread.training.notes import lone_annotations
 
 NOT_TRAINED = "not trained here"
@@ -181,4 +182,4 @@ def difference(summary: Summary) -> str:
     """Return a paired difference in points with its interval and n."""
     if summary.mean is None or summary.low is None or summary.high is None:
         return NOTHING
-    return f"{100 * summary.mean:+.2f} ({100 * summary.low:+.2f} to {100 * summary.high:+.2f}, n={summary.n})"
+    return f"{100 * summary.mean:+.2f} ({between(100 * summary.low, 100 * summary.high, '+.2f')}, n={summary.n})"
