@@ -1,7 +1,9 @@
 """Every space: draws build, points are really tried, names and values suit Optuna, Ray and JSON."""
 
+import functools
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,6 +59,13 @@ def config(suggestion, architecture):
     )
 
 
+@functools.cache
+def build_once(structure):
+    """Build the network of a config; draws that differ in the training alone share one."""
+    with torch.device("meta"):
+        build_segmenter(TrialConfig.from_json(json.loads(structure)))
+
+
 def study():
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
 
@@ -74,8 +83,9 @@ def test_every_draw_builds_and_is_json(name, volumetric):
         suggestion = module.suggest(trial, context(volumetric))
         made = config(suggestion, name)
         assert TrialConfig.from_json(json.loads(json.dumps(made.to_json()))) == made
-        with torch.device("meta"):
-            build_segmenter(made)
+        terms = dict.fromkeys(made.losses, 1.0)
+        structure = replace(made, optimiser=OptimiserConfig(), augment=AugmentConfig(), batch_size=1, losses=terms)
+        build_once(json.dumps(structure.to_json(), sort_keys=True))
         prefix = f"{suggestion.get('architecture', name)}/"
         assert all(key == "architecture" or key.startswith(prefix) for key in trial.params)
         assert all(isinstance(value, str | int | float | bool) for value in trial.params.values())

@@ -63,10 +63,12 @@ def grouped_bars(
 
 
 def lines(axes: Axes, series: Mapping[str, Sequence[tuple[float, float]]], title: str, x: str, y: str) -> None:
-    """Draw one line per series of (x, y) points."""
+    """Draw one line per series of (x, y) points; where every x is whole, so is every mark of the axis."""
     for index, (name, points) in enumerate(series.items()):
         xs, ys = zip(*points, strict=True) if points else ((), ())
         axes.plot(xs, ys, marker="o", markersize=3, label=name, color=COLOURS[index % len(COLOURS)])
+    if all(float(at).is_integer() for points in series.values() for at, _ in points):
+        axes.locator_params(axis="x", integer=True)
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.title.set_fontsize(10)
     axes.grid(alpha=0.3)
