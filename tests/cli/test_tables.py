@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from overread.cli._tables import architecture_grid, leaderboard_grid, plan_grid, summary_grids
+import pytest
+
+from overread.cli._tables import architecture_grid, leaderboard_grid, plan_grid, show, summary_grids
 from overread.confidence.coverage import Correlation
 from overread.metrics.summary import Summary
 from overread.pipeline.summary import EnsembleFigures, Generalisation, RunSummary
+from overread.review.tables import Grid
 from overread.search.budget import PlannedFamily
 from overread.tracking.winners import LeaderboardRow
 
@@ -91,3 +94,17 @@ def test_intervals_stand_behind_their_values_where_there_are_any() -> None:
     assert tables["Ensemble Dice on the locked split"] == (("organ", "–", "0"), ("mean", "0.800", "4"))  # noqa: RUF001
     assert tables["Confidence"] == (("pairwise dice", "true Dice", "0.500", "–", "4"),)  # noqa: RUF001
     assert not {"Members on the locked split, paired Wilcoxon", "Lower bound of Dice on the locked split"} & set(tables)
+
+
+def test_tables_in_a_log_keep_their_lines_whole_and_in_a_narrow_terminal_their_texts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tuple(f"a-long-name-{i}" for i in range(12))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    show([Grid("Names", names, (names,))])
+    assert any(all(name in line for name in names) for line in capsys.readouterr().out.splitlines())
+    monkeypatch.setenv("COLUMNS", "80")
+    show([Grid("Names", names, (names,))])
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) == 80

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,17 @@ if TYPE_CHECKING:
     from overread.tracking.winners import LeaderboardRow
 
 
+UNLIMITED = 1000
+"""Characters of a line that no table of ours reaches."""
+
+
 def show(grids: Sequence[Grid]) -> None:
-    """Print tables to standard output."""
+    """Print tables to standard output; a pipe or the log of a job has no width that a table would have to keep to."""
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=UNLIMITED)
     for grid in grids:
         console.print(grid.rich())
 

@@ -41,7 +41,8 @@ class Grid:
 
         table = Table(title=self.title, title_justify="left", caption=self.note or None, caption_justify="left")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if index < self.left else "right")
+            # Folded, not cut: a name that is shown is a name to type.
+            table.add_column(column, justify="left" if index < self.left else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(text) for text in row))  # Text: a name with [brackets] is not markup
         return table
