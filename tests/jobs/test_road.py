@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overread(place: Path, *arguments: str, job: str | None = None, code: int = 0) -> str:
     """Run a command (or a job) in a process of its own; return standard output."""
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    environment |= {"OVERREAD_CACHE": str(place / "cache"), "PYTHONPATH": str(ROOT / "platform"), "COLUMNS": "160"}
+    environment |= {"OVERREAD_CACHE": str(place / "cache"), "PYTHONPATH": str(ROOT / "platform")}
     start = [str(ROOT / "jobs" / f"{job}.py")] if job else ["-c", "from overread.cli import main; main()"]
     done = subprocess.run(
         [sys.executable, *start, *arguments],

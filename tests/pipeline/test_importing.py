@@ -155,7 +155,6 @@ def test_the_commands_take_folders(
     for command in ("ensemble", "predict"):
         module = importlib.import_module(f"overread.cli.{command}")
         monkeypatch.setattr(module, "working", lambda *_, **__: nullcontext(serial_map))
-    monkeypatch.setenv("COLUMNS", "160")
     out, new = two_networks.folder.root, two_networks.folder.root / "new"
     open_run(two_networks.folder, serial_map).tracker.sync(read_outcomes(two_networks.folder.search))
 
