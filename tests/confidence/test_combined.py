@@ -212,6 +212,32 @@ def test_scores_that_prove_nothing_leave_the_ranking_of_the_anchor() -> None:
     assert anchored > free + 0.005
 
 
+def test_what_one_standard_error_would_let_in_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ten groups of two cases and five scores of noise: penalties below the largest are chance, rare at a level of 5 %.
+    def chosen(seed: int) -> float:
+        rng = np.random.default_rng(seed)
+        dice = rng.uniform(0.5, 0.9, 20)
+        rows = [{"a": float(d + rng.normal(0, 0.05))} | {f"n{i}": float(rng.normal()) for i in range(5)} for d in dice]
+        free = [f"n{i}" for i in range(5)]
+        groups = [i // 2 for i in range(20)]
+        return fit(rows, [float(d) for d in dice], anchor="a", either_sign=free, groups=groups).penalty  # type: ignore[arg-type]
+
+    proved = sum(chosen(seed) < max(combined.PENALTIES) for seed in range(30))
+    monkeypatch.setattr(combined, "PROOF", 0.841)  # about one standard error
+    assert proved <= 4
+    assert sum(chosen(seed) < max(combined.PENALTIES) for seed in range(30)) >= 3 * max(proved, 1)
+
+
+def test_a_size_beyond_those_fitted_on_counts_as_the_nearest_of_them() -> None:
+    # Small findings have the higher Dice, down to 1.0 in size: one of -2 is no better for it, and one of 9 no worse.
+    scores: list[dict[str, float | None]] = [{"a": 0.1 * (i % 3), "size": 1.0 + 0.1 * i} for i in range(12)]
+    found = fit(scores, [0.9 - 0.03 * i for i in range(12)], either_sign=["size"])
+    for inside, beyond in ((1.0, -2.0), (2.1, 9.0)):
+        assert found.predict({"a": 0.1, "size": beyond}) == found.predict({"a": 0.1, "size": inside})
+    low, high = (float(found.predict({"a": a, "size": 1.5}) or 0) for a in (-0.4, 0.9))
+    assert low <= high and DiceRegressor.from_json(found.to_json()) == found
+
+
 def test_a_score_that_proves_itself_joins_the_anchor() -> None:
     rows, dice = noisy(0)
     found = fit(rows, dice, anchor="fair")

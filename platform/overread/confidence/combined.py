@@ -6,9 +6,13 @@ the prediction, whatever a few validation cases suggest. A figure whose sign nob
 would differ, how large a finding is, how probable its surest voxel) enters with both signs (`either_sign`).
 
 The penalty is the one of `PENALTIES` with the least squared error on groups that were left out. One score may be the
-`anchor`, the best ranking known beforehand: it pays no penalty, and the penalty is then the largest whose error is
-within one standard error (paired, by group) of the least. So the other scores move cases past each other only as far
-as the cases fitted on bear it out, and where they do not, the ranking stays that of the anchor.
+`anchor`, the best ranking known beforehand: it pays no penalty, and the penalty is then the largest whose error is not
+proved to be above the least (one-sided paired t test by group, at 5 %). So the other scores move cases past each other
+only as far as the cases fitted on prove it, and where they do not, the ranking stays that of the anchor.
+
+Of a figure that has either sign, a value beyond those fitted on counts as the nearest of them: what larger findings
+gained within a data set says nothing of one that a bad image shrank to a tenth. The others are taken as they are, so
+that no two cases become alike.
 
 The least of several errors is too low a figure to promise, so the error that is told is of nested cross-validation by
 group: each part of the groups is predicted by a fit to the others, whose penalty these others alone have chosen.
@@ -28,6 +32,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
+from scipy.special import stdtrit
 
 from overread.jsonio import JsonRecord
 from overread.metrics.summary import group_places, standard_error
@@ -36,6 +41,8 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Per case: of the squared coefficients, where all scores have spread 1."""
 GAP_PENALTY = 1e-6
 """Divides the cost of gaps that are always seen together evenly among their scores; too small to make any cheaper."""
+PROOF = 0.95
+"""Confidence at which the other scores must be better than the anchor alone: one standard error let chance in."""
 LEAST_GROUPS = 5
 PARTS = 10
 """At most so many parts of the groups are left out in turn."""
@@ -58,13 +65,20 @@ class Weighted(JsonRecord):
     """Dice per spread."""
     gap: float | None
     """Dice of a missing score relative to its mean, at most 0; None: it was missing in no case."""
+    bounded: bool = False
+    """Whether values beyond `lowest` and `highest` count as these: for scores that may have either sign."""
 
     def part(self, value: float | None) -> float:
         """Return what the score adds to the prediction."""
         if value is None and self.gap is not None:
             return self.gap
-        known = self._worst() if value is None else value
+        known = self._worst() if value is None else self._within(value)
         return self.coefficient * (known - self.mean) / self.spread
+
+    def _within(self, value: float) -> float:
+        if not self.bounded or self.highest is None:
+            return value
+        return min(max(value, self.lowest), self.highest)
 
     def _worst(self) -> float:
         """Return the value of the cases fitted on that predicts least."""
@@ -201,14 +215,15 @@ class _Cases:
         return np.asarray(places % min(PARTS, len(found)), dtype=np.intp)
 
     def best_penalty(self) -> float:
-        """Return the penalty of least squared error on parts left out; with an anchor the largest that is as good."""
+        """Return the penalty of least squared error on parts left out; with an anchor the largest not proved worse."""
         errors = {penalty: (self.left_out(penalty) - self.truth) ** 2 for penalty in PENALTIES}
         least = min(PENALTIES, key=lambda penalty: float(errors[penalty].mean()))
         if self.anchor is None:
             return least
         places = group_places(self.places.tolist())
+        limit = float(stdtrit(places.max(), PROOF))  # groups less 1 degrees of freedom
         worse = {penalty: found - errors[least] for penalty, found in errors.items()}
-        return max(p for p, more in worse.items() if float(more.mean()) <= standard_error(more, places))
+        return max(p for p, more in worse.items() if float(more.mean()) <= limit * standard_error(more, places))
 
     def left_out(self, penalty: float | None = None) -> Floats:
         """Return the prediction of each case by a fit without its part; None: that fit's cases choose the penalty."""
@@ -250,6 +265,7 @@ class _Cases:
                 highest=float(design.highest[i]),
                 coefficient=float(coefficients[i]),
                 gap=gaps[i],
+                bounded=name in self.either_sign,
             )
             for i, name in enumerate(self.names)
         )
