@@ -17,8 +17,8 @@ from overread.records import Prepared, PrepareSettings
 from overread.reproduction import failure_selection
 from overread.reproduction.failure_readings import conditions_of, readings_of
 from overread.reproduction.failure_selection import ALL, GREEDY, SINGLE, TOP, chosen_rows, select_rows, selection_tables
-from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings
+from overread.review.words import NOTHING
 
 SEEING, BLIND = ("s1", "s2"), ("b1", "b2", "b3", "b4")
 

@@ -31,8 +31,8 @@ from overread.reproduction.failure_tables import (
     exhibits,
     spread_text,
 )
-from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import CaseMeasures, RowResult
+from overread.review.words import NOTHING
 
 LOCKED = tuple(f"l{i}" for i in range(40))
 CALIBRATION = tuple(f"c{i}" for i in range(20))

@@ -44,10 +44,7 @@ def leaderboard_grid(rows: Sequence[LeaderboardRow], limit: int) -> Grid:
     search by gain also what each added when it ended and who joined the ensemble of the search.
     """
     grid = tables.leaderboard_grid(rows, limit)
-    more = [
-        ("–" if row.cases is None else str(row.cases), number(row.expected_dice), "*" if row.member else "")  # noqa: RUF001
-        for row in rows
-    ]
+    more = [(number(row.cases, "d"), number(row.expected_dice), "*" if row.member else "") for row in rows]
     texts = tuple((*text, *added) for text, added in zip(grid.rows, more, strict=False))
     grid = replace(grid, columns=(*grid.columns, "n", "expected", "member"), rows=texts)
     if all(row.gain is None for row in rows):

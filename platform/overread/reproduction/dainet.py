@@ -39,11 +39,12 @@ from overread.records import AugmentConfig, OptimiserConfig, Prepared
 from overread.reproduction.dainet_teacher import make_teacher, map_pictures, pretraining_curve, pretraining_tables
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, PRINTED, Before, Paper, Protocol, Row, Size
-from overread.reproduction.printed import NOTHING, paper_dataset, printed, printed_text
+from overread.reproduction.printed import paper_dataset, printed, printed_text
 from overread.reproduction.results import Findings, spread
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
+from overread.review.words import NOTHING
 
 NAME, SYNAPSE_NAME = "dainet", "dainet-synapse"
 SYNAPSE = "Synapse"

@@ -36,10 +36,10 @@ from overread.reproduction.failure_readings import (
     kept_measures,
     readings_of,
 )
-from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import CaseMeasures, Findings
 from overread.reproduction.writing import difference, percent
 from overread.review.tables import Grid
+from overread.review.words import NOTHING
 
 if TYPE_CHECKING:
     from overread.data.prepare import MapCases

@@ -35,11 +35,10 @@ from overread.reproduction.failure_methods import (
     Scored,
 )
 from overread.reproduction.failure_selection import selection_tables
-from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings
 from overread.reproduction.writing import NOT_TRAINED, percent
 from overread.review.tables import Grid
-from overread.review.words import with_interval
+from overread.review.words import NOTHING, with_interval
 
 THRESHOLDS = (FAILURE_DICE, 0.5)
 """A case of lower Dice is a failure, unless the user says otherwise; the first is that of the platform."""

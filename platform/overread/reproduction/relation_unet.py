@@ -29,12 +29,12 @@ from overread.reproduction.paper import (
     Row,
     Size,
 )
-from overread.reproduction.printed import NOTHING, paper_dataset, printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review import figures
 from overread.review.tables import Grid
-from overread.review.words import between, number
+from overread.review.words import NOTHING, between, number
 
 NAME = "relation_unet"
 PLAIN, DROPOUT, RELATION = "U-Net", "Dropout", "Relation U-Net"

@@ -13,7 +13,7 @@ from overread.metrics.calibration import BINS
 from overread.metrics.complex_cases import LEAST_CASES, LIMITS, complex_groups, with_honest_interval
 from overread.metrics.summary import Summary
 from overread.metrics.surface import unit_of
-from overread.reproduction.printed import NOTHING, printed_text
+from overread.reproduction.printed import printed_text
 from overread.reproduction.results import Findings, RowResult
 from overread.reproduction.ugsnet_measures import (
     BY_NAME,
@@ -27,6 +27,7 @@ from overread.reproduction.ugsnet_measures import (
 )
 from overread.reproduction.writing import NOT_TRAINED, difference, over_folds, percent
 from overread.review.tables import Grid
+from overread.review.words import NOTHING
 
 BACKBONE, V1, TWO_LOSSES, FULL = "Attention U-Net", "UGS-Net-V1", "UGS-Phi_a+Phi_b", "UGS-Net"
 PRINTED = "LIDC"

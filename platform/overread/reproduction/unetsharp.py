@@ -19,11 +19,12 @@ from overread.architectures.unet_sharp import UNetSharpSegmenter
 from overread.records import MAIN, AugmentConfig, OptimiserConfig
 from overread.reproduction.measuring import TestCase
 from overread.reproduction.paper import PAPERS, Paper, Protocol, Row, Size
-from overread.reproduction.printed import NOTHING, paper_dataset, printed_text
+from overread.reproduction.printed import paper_dataset, printed_text
 from overread.reproduction.results import Findings, RowResult, spread
 from overread.reproduction.writing import NOT_TRAINED, difference, percent
 from overread.review import figures
 from overread.review.tables import Grid
+from overread.review.words import NOTHING
 
 if TYPE_CHECKING:
     from overread.ensemble.pruning import LevelCost

@@ -12,11 +12,10 @@ from overread.jsonio import write_bytes
 from overread.metrics.summary import Summary
 from overread.records import AugmentConfig
 from overread.reproduction.cost import published_setting
-from overread.reproduction.printed import NOTHING
 from overread.reproduction.results import Findings, RowResult
 from overread.review import figures
 from overread.review.tables import Grid, write_tables
-from overread.review.words import between
+from overread.review.words import NOTHING, between
 from overread.training.notes import lone_annotations
 
 NOT_TRAINED = "not trained here"

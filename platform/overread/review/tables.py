@@ -117,7 +117,7 @@ def leaderboard_grid(rows: Sequence[Scored], limit: int | None = None) -> Grid:
             row.variant,
             row.state,
             number(row.validation_dice),
-            "–" if row.parameters is None else f"{row.parameters:,}",  # noqa: RUF001
+            number(row.parameters, ","),
             number(row.seconds_per_case),
         )
         for row in shown

@@ -16,14 +16,15 @@ SCORE_NAMES = {
 }
 FLAGS = {"all_empty": "all readings are empty", "one_reading": "only one reading", "member_failed": "member failed"}
 
-
+NOTHING = "–"  # noqa: RUF001  (a dash, as print has it)
+"""What is not defined, or was not printed."""
 SIGNED = "+.4f"
 """Form of a difference of Dice."""
 
 
 def number(value: float | None, form: str = ".3f") -> str:
     """Return three decimals, or what `form` says, or a dash for what is not defined."""
-    return "–" if value is None else f"{value:{form}}"  # noqa: RUF001  (a dash, as print has it)
+    return NOTHING if value is None else f"{value:{form}}"
 
 
 def percent(value: float | None) -> str:

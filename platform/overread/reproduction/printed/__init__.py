@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-NOTHING = "–"  # noqa: RUF001  (a dash, as print has it)
-"""In tables: not printed, or not defined."""
+from overread.review.words import NOTHING
 
 
 @cache
