@@ -99,7 +99,7 @@ def test_search_ensemble_and_predict_by_submitted_jobs(head: dict[str, str], tmp
     out, cache = tmp_path / "run", tmp_path / "cache"
     search = submit(
         head, "search", "--data", str(data), "--out", str(out), "--cache", str(cache),
-        "--trials", "2", "--time-budget", "60s", "--folds", "2",
+        "--trials", "2", "--time-budget", "100s", "--folds", "2",
     )  # fmt: skip
     assert search.returncode == 0, search.stdout + search.stderr
     ensemble = submit(head, "ensemble", "--out", str(out), "--top", "2")
@@ -109,8 +109,7 @@ def test_search_ensemble_and_predict_by_submitted_jobs(head: dict[str, str], tmp
         head, "predict", "--package", str(out / "ensemble"), "--images", str(data / "images"), "--out", str(read)
     )
     assert predict.returncode == 0, predict.stdout + predict.stderr
-    # --trials says how many at the most; a busy machine may not reach the second one in the minute.
-    assert len(list((out / "search" / "trials").glob("*/outcome.json"))) in (1, 2)
+    assert len(list((out / "search" / "trials").glob("*/outcome.json"))) == 2
     assert (out / "ensemble" / "manifest.json").is_file()
     assert len(list((read / "masks").iterdir())) == 24
     assert (read / "report.html").is_file()
