@@ -227,7 +227,7 @@ def selection_tables(findings: Findings) -> tuple[Grid, ...]:
         for clean in (True, False):
             apart = NOTHING if choice == GREEDY else difference(chosen.against(choice, clean=clean))
             told += [percent(chosen.locked(choice, clean=clean)), apart]
-        members = f"all {len(votes)}" if choice == ALL else ", ".join(map(_voted, votes.items()))
+        members = f"all {len(votes)}" if choice == ALL else "; ".join(map(_voted, votes.items()))
         rows.append((choice, *told, members))
     columns = (
         "choice", "Dice, validation fold", "Dice, locked, clean", "greedy minus this", "Dice, locked, all conditions",
