@@ -61,6 +61,9 @@ def test_junk_is_not_paid_for_giving_the_first_network_a_confidence() -> None:
     assert good.gain == pytest.approx(1 / 9)
     # pairwise Dice was 1, 2/3, 1: AURC (1/2 + 1/2 + 4/9) / 3; it is 1, 7/9, 1: (1/2 + 1/2 + 1/3) / 3
     assert good.aurc_gain == pytest.approx(1 / 27) and good.joins("gain_and_failure")
+    assert good.error == pytest.approx(1 / 9)  # sd of (0, 1/3, 0) by sqrt 3
+    # gain and fall of AURC without easy are 1/6 + 1/12, without half 0 + 0, without hard 1/6 + 1/12
+    assert good.joint_error == pytest.approx((2 / 3 * (2 / 144 + 1 / 36)) ** 0.5)
 
 
 def test_all_networks_are_measured_at_once_and_members_against_the_others() -> None:
@@ -76,6 +79,21 @@ def test_all_networks_are_measured_at_once_and_members_against_the_others() -> N
     assert alone.members == () and alone.value("gain_and_failure") == 0.0
 
 
+def test_a_member_is_measured_as_if_it_came_last() -> None:
+    generator = np.random.default_rng(0)
+    sure = {name: generator.integers(0, 2, (20, 4)) for name in ("a", "b", "c")}  # 0 or 1: two others tie in half
+    sure["c"] = sure["c"] * generator.integers(0, 256, (20, 4)) / 255
+    truths = {str(at): np.array([1, 1, 0, 0], np.uint8) for at in range(20)}
+
+    def read(name: str, case: str) -> np.ndarray:
+        values = (sure[name][int(case)]).astype(np.float32)
+        return np.stack([1 - values, values])
+
+    new = measure_gains(("a", "b"), ["c"], read, truths, list(truths))["c"]
+    assert measure_gains(("a", "b", "c"), ["c"], read, truths, list(truths))["c"] == new
+    assert measure_gains(("a", "c", "b"), ["c"], read, truths, list(truths))["c"] == new
+
+
 def test_a_copy_adds_nothing() -> None:
     found = measure(("old",), "copy")
     assert found.gain == 0.0 and not found.joins("gain")
@@ -87,10 +105,11 @@ def test_the_first_network_founds_the_ensemble_at_no_gain() -> None:
 
 
 def test_a_member_must_gain_more_than_noise_once_there_are_three() -> None:
-    gain = Gain(members=("a", "b"), dice=0.8, gain=0.01, error=0.02, aurc=0.1, aurc_gain=0.05)
+    gain = Gain(members=("a", "b"), dice=0.8, gain=0.01, error=0.02, joint_error=0.04, aurc=0.1, aurc_gain=0.05)
     assert gain.joins("gain")
     three = replace(gain, members=("a", "b", "c"))
     assert not three.joins("gain") and three.joins("gain_and_failure")
+    assert not replace(three, joint_error=0.07).joins("gain_and_failure")
     assert not replace(gain, members=tuple("abcdefgh"), gain=0.5).joins("gain")  # full
     assert not replace(gain, gain=0.0).joins("gain")
 

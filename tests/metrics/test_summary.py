@@ -5,6 +5,7 @@ from overread.metrics.summary import (
     Summary,
     _by_group,
     _resampled_means,
+    jackknife_error,
     paired_bootstrap,
     split_by_foreground,
     standard_error,
@@ -135,6 +136,18 @@ def test_standard_error_by_hand() -> None:
     # two groups: sums of deviations -0.2 and 0.2
     assert standard_error(values, np.array([0, 0, 1, 1])) == pytest.approx(np.sqrt(2 * 0.08) / 4)
     assert standard_error(values, np.zeros(4, np.intp)) == np.inf
+
+
+def test_jackknife_of_a_mean_is_its_standard_error() -> None:
+    values = np.array([0.1, 0.5, 0.6, 0.4])
+
+    def mean(weights: np.ndarray) -> np.ndarray:
+        return np.asarray(weights @ values / weights.sum(1))
+
+    assert jackknife_error(mean, np.arange(4)) == pytest.approx(values.std(ddof=1) / 2)
+    # without one of two groups of two: 0.5 and 0.3, so sqrt(1/2 (0.01 + 0.01))
+    assert jackknife_error(mean, np.array([0, 0, 1, 1])) == pytest.approx(0.1)
+    assert jackknife_error(mean, np.zeros(4, np.intp)) == np.inf
 
 
 def test_undefined_values_are_left_out_with_their_groups() -> None:

@@ -7,7 +7,7 @@ their cases (cluster bootstrap); without groups each case is its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,6 +162,20 @@ def standard_error(values: NDArray[np.float64], places: NDArray[np.intp]) -> flo
         return float("inf")
     sums = np.bincount(places, weights=values - values.mean())
     return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(values))
+
+
+def jackknife_error(statistic: Callable[[NDArray[np.int64]], NDArray[np.float64]], places: NDArray[np.intp]) -> float:
+    """Return the standard error of a statistic of cases in groups `places`, 0..G-1, by leaving out each group.
+
+    SE = sqrt((G - 1) / G sum_g (t_g - mean)^2), t_g without group g (Efron and Stein 1981). Of a mean over groups of
+    one case it is sd / sqrt(n), as `standard_error`; infinite for one group. `statistic` takes weights (G, n), how
+    often each case counts, and gives (G,).
+    """
+    groups = int(places.max()) + 1
+    if groups < 2:
+        return float("inf")
+    left = statistic((places != np.arange(groups)[:, None]).astype(np.int64))
+    return float(np.sqrt((groups - 1) / groups * ((left - left.mean()) ** 2).sum()))
 
 
 def _resampled_means(
