@@ -112,6 +112,9 @@ def test_a_search_by_gain_beside_one_by_dice(
             monkeypatch.setattr(stages, name, lambda *_, **__: pytest.fail("must not be done again"))
         monkeypatch.setattr(objectives, "assemble_greedily", lambda *_, **__: pytest.fail("must not be done again"))
         assert compare_objectives(out, given, ray_map, objectives=["gain"]) == (first, second)
+        assert compare_objectives(out, given, ray_map, objectives=["dice"]) == (first, second)  # stays in the tables
+        with pytest.raises(UserError, match="has its figures and no search by gain_and_failure"):
+            compare_objectives(out, given, ray_map)
     assert [result.objective for result in (first, second)] == ["dice", "gain"]
     assert first.difference.mean == 0.0 and first.aurc_difference.difference.value == 0.0
     assert not [record.message for record in caplog.records if "gain" in record.message]

@@ -90,7 +90,7 @@ def objective(
     """Compare searches for the best network and for what the ensemble lacks, at equal budget.
 
     One search for each objective; members are selected greedily in each, and all are frozen before the locked split is
-    read. The same call again continues; it may add an objective.
+    read. The same call again continues; until then it may add an objective.
     """
     from overread.cli._tables import show
     from overread.data.store import default_cache

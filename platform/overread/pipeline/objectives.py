@@ -3,9 +3,12 @@
 One search for each objective, in a run folder of its own, with the same seed, space, sizes of networks and number of
 trials (or seconds). All begin with one point of each family, which is what a search by gain does: with more of them a
 small search by Dice would hardly choose anything. So searches differ in nothing but the value of a trial. Each ends in
-the same greedy selection. All winners are frozen before any of them reads the locked split, once, for the figures.
+the same greedy selection, whose candidates are the best by Dice after those that the search itself made members of its
+ensemble: a search by Dice has none, so what gain is worth includes its own shortlist. All winners are frozen before any
+of them reads the locked split, once, for the figures.
 
-What is finished is kept: the same call again goes on where the last one ended, or adds an objective.
+What is finished is kept: the same call again goes on where the last one ended. An objective may be added until the
+locked split was read.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from overread.errors import UserError
 from overread.jsonio import JsonRecord, read_json, write_bytes, write_json
 from overread.metrics.summary import Summary, paired_bootstrap, summarise
 from overread.pipeline import stages
+from overread.pipeline.folders import RunFolder
 from overread.pipeline.reading import CaseResult
 from overread.pipeline.run import check_search_settings
 from overread.pipeline.selecting import assemble_greedily
@@ -91,19 +95,23 @@ def compare_objectives(
     objectives: Sequence[Objective] = OBJECTIVES,
     tracking_uri: str | None = None,
 ) -> tuple[ObjectiveResult, ...]:
-    """Search, select and judge for each objective, the first of all always; write tables. Needs a Ray session."""
+    """Search, select and judge for each objective, the first of all always; write tables. Needs a Ray session.
+
+    Raises `UserError` for other settings than those of an earlier call, or a new objective after the locked split was
+    read: that search would come after the figures it is compared by.
+    """
     from overread.tracking.store import resolve_uri
 
     out = out.resolve()
     settings = replace(settings, search=replace(settings.search, points_per_family=1, resume=False, objective="dice"))
     _check_same(out, settings)
+    chosen = _chosen(out, objectives)
     check_search_settings(settings.search)
     prepared = stages.prepare(Path(settings.data), settings.prepare, Path(settings.cache), map_cases)
     check_search_settings(settings.search, prepared)
     settings.save(out / TOLD)
     uri = resolve_uri(tracking_uri, out)
     _plan(out, settings, prepared)
-    chosen = [objective for objective in OBJECTIVES if objective in objectives or objective == OBJECTIVES[0]]
     runs = {objective: _choose(out, settings, objective, prepared, uri, map_cases) for objective in chosen}
     read = {objective: _judge(run, settings, map_cases) for objective, run in runs.items()}
     first = read[OBJECTIVES[0]][1]
@@ -129,6 +137,19 @@ def _check_same(out: Path, settings: BenchSettings) -> None:
             f"a benchmark must keep its settings, but {', '.join(changed)} changed: give the earlier ones or choose "
             "another --out"
         )
+
+
+def _chosen(out: Path, objectives: Sequence[Objective]) -> list[Objective]:
+    """Return the objectives of this call and of earlier ones, the first of all always."""
+    begun = [objective for objective in OBJECTIVES if (out / objective / "run.json").is_file()]
+    chosen = [objective for objective in OBJECTIVES if objective in (OBJECTIVES[0], *objectives, *begun)]
+    unfrozen = [objective for objective in chosen if not RunFolder(out / objective).selection.is_file()]
+    if unfrozen and any(RunFolder(out / objective).was_looked_at for objective in begun):
+        raise UserError(
+            f"all objectives must be searched before the locked split is read, but {out} has its figures and no search "
+            f"by {' or '.join(unfrozen)}: name all objectives in one call with another --out"
+        )
+    return chosen
 
 
 def _plan(out: Path, settings: BenchSettings, prepared: Prepared) -> None:
@@ -203,7 +224,13 @@ def _result(
         locked_aurc=_aurc(locked),
         difference=paired_bootstrap(_dice(locked), _dice(first), groups=groups(locked)),
         aurc_difference=aurc_difference(
-            _confidence(locked), _confidence(first), _dice(locked), second_dice=_dice(first), groups=groups(locked)
+            _confidence(locked),
+            _confidence(first),
+            _dice(locked),
+            second_dice=_dice(first),
+            foreground=_foreground(locked),
+            second_foreground=_foreground(first),
+            groups=groups(locked),
         ),
     )
 
@@ -224,8 +251,14 @@ def _confidence(results: Sequence[CaseResult]) -> list[float | None]:
     return [ranking_score(result.confidence, "pairwise_dice") for result in results]
 
 
+def _foreground(results: Sequence[CaseResult]) -> list[float]:
+    return [result.confidence.foreground for result in results]
+
+
 def _aurc(results: Sequence[CaseResult]) -> Estimate:
-    return failure_detection(_confidence(results), _dice(results), groups=groups(results)).aurc
+    return failure_detection(
+        _confidence(results), _dice(results), groups=groups(results), foreground=_foreground(results)
+    ).aurc
 
 
 # ---------------------------------------------------------------- tables
@@ -241,7 +274,8 @@ def about(settings: BenchSettings, prepared: Prepared) -> str:
         f"Each search: {' or '.join(ends)}, {length} a trial, seed {search.seed}, one point of each family first, "
         "networks of one plan; trials that lag behind in Dice are stopped early under every objective. Greedy "
         "selection of at most "
-        f"{settings.top} members on the {len(splits.fold(search.fold).validation)} validation cases, all winners "
+        f"{settings.top} members on the {len(splits.fold(search.fold).validation)} validation cases, of the candidates "
+        "best in Dice and, first, of the ensemble that a search by gain built; all winners "
         f"frozen before the {len(splits.locked)} locked cases were read, once for each. Intervals resample patients; "
         "that another seed gives other searches is not in them: repeat with other seeds before you trust a difference."
     )
