@@ -168,6 +168,16 @@ def test_shift() -> None:
     assert moved.told
 
 
+def test_cases_without_a_score_are_a_shift_where_the_calibration_had_few() -> None:
+    reference = [i / 20 for i in range(20)]
+    # 3 of 3 new groups against 1 of 21: Fisher's one-sided p is C(21,1)C(3,3)/C(24,4) = 21 / 10626
+    lost = score_shift(reference, [], unscored=1, new_unscored=3)
+    assert lost is not None and lost.unscored_p == pytest.approx(21 / 10626)
+    assert (lost.statistic, lost.p, lost.n, lost.unscored) == (None, None, 0, 3) and lost.told
+    some = score_shift(reference, predicted(reference), unscored=1, new_unscored=1)
+    assert some is not None and some.unscored_p is not None and some.unscored_p > 0.5 and not some.told
+
+
 def test_the_cases_of_a_patient_count_once_in_a_shift() -> None:
     # twelve of twenty calibration groups lie below five patients, of whom four alike frames each are read
     reference = [i / 20 for i in range(20)]

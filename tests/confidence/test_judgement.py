@@ -96,7 +96,7 @@ def test_a_class_that_no_reading_has_is_no_agreement() -> None:
 def test_never_safe_cases_fit_nothing() -> None:
     wrong = [replace(c, row=replace(c.row, flag="all_empty"), dice=0.0) for c in cases(4, 30, "w")]
     again = fit_judgement([*cases(0, 40, "v"), *wrong], [*cases(1, 30, "c"), *wrong], LABELS, winners="w")
-    assert again == FITTED
+    assert again == replace(FITTED, unscored=30)  # only counted
 
 
 def test_too_few_cases_give_none_in_words_and_rows() -> None:
@@ -234,6 +234,16 @@ def test_shifted_cases_are_told_of_and_like_ones_are_not() -> None:
     assert "these 30 cases" in text and "may not hold" in text
     assert shift_warning(None) is None
     assert shift_warning(Shift(statistic=0.3, p=0.02, wasserstein=0.1, n=30, cases=30)) is None
+
+
+def test_a_batch_in_which_nobody_finds_anything_is_told_of() -> None:
+    empty = [replace(case.row, flag="all_empty") for case in cases(5, 30, "n")]
+    shift = FITTED.shift(empty)
+    assert shift is not None and (shift.n, shift.unscored, shift.p) == (0, 30, None)
+    text = shift_warning(shift)
+    assert text is not None and text.startswith("30 of 30 groups have no case with a predicted Dice")
+    again = fit_judgement(cases(1, 40, "v"), [Known(row, row.case, 0.0, {}) for row in empty], LABELS, winners="w")
+    assert again.unscored == 30
 
 
 def test_json() -> None:

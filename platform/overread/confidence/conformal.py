@@ -34,7 +34,7 @@ from overread.metrics.summary import group_places
 
 COVERAGE = 0.9
 SHIFT_P = 0.01
-"""A shift is told below this p of the Kolmogorov-Smirnov test."""
+"""A shift is told below this p of either test."""
 _ROUNDING = 1e-9
 """(9 + 1) * 0.9 must not become 9.000000000000002, whose ceiling is 10."""
 
@@ -107,23 +107,37 @@ class MeasuredCoverage(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class Shift(JsonRecord):
-    """Distance of the scores of new cases from those of the calibration."""
+    """Distance of the scores of new cases from those of the calibration. None: no new case has one."""
 
-    statistic: float
+    statistic: float | None
     """Kolmogorov-Smirnov: largest difference of the two distribution functions."""
-    p: float
+    p: float | None
     """Of the two-sided test. Too small where cases of one patient came without their group."""
-    wasserstein: float
+    wasserstein: float | None
     """Mean distance of the sorted scores, in units of Dice."""
     n: int
     """New groups with a score, one case of each."""
     cases: int
     """New cases with a score."""
+    unscored: int = 0
+    """New groups whose case has none: the worst shift leaves nothing to compare."""
+    unscored_p: float | None = None
+    """Fisher's one-sided test that they are no more often than in the calibration. None: of an earlier version."""
 
     @property
     def told(self) -> bool:
         """Whether the scores differ by more than chance."""
-        return self.p < SHIFT_P
+        return self.moved or self.vanished
+
+    @property
+    def moved(self) -> bool:
+        """Whether the scores that there are differ."""
+        return self.p is not None and self.p < SHIFT_P
+
+    @property
+    def vanished(self) -> bool:
+        """Whether too many cases have no score."""
+        return self.unscored_p is not None and self.unscored_p < SHIFT_P
 
 
 def least_groups(coverage: float) -> int:
@@ -213,22 +227,34 @@ def resplit_coverage(
     return found
 
 
-def score_shift(reference: Sequence[float], cases: Sequence[Predicted], seed: int = 0) -> Shift | None:
-    """Return how far the predicted Dice of new cases is from that of the calibration; None if either has none.
+def score_shift(
+    reference: Sequence[float], cases: Sequence[Predicted], *, unscored: int = 0, new_unscored: int = 0
+) -> Shift | None:
+    """Return how far the predicted Dice of new cases is from that of the calibration; None if either has no case.
 
-    `reference` has one value per calibration group, so one case of each new group is held against it: cases of one
-    patient are not independent, and all of them would make a chance difference look sure.
+    One case of each group: cases of one patient are not independent, and all of them would make a chance difference
+    look sure.
+
+    Args:
+        reference: Predicted Dice of one case of each calibration group.
+        cases: New cases with a predicted Dice, of any groups.
+        unscored: Calibration groups whose case has none.
+        new_unscored: New groups whose case has none.
+
     """
-    new = [case.predicted for case in one_per_group(cases, seed)]
-    if not reference or not new:
+    new = [case.predicted for case in one_per_group(cases)]
+    if not reference or not (new or new_unscored):
         return None
-    test = stats.ks_2samp(reference, new)
+    test = stats.ks_2samp(reference, new) if new else None
+    table = [[new_unscored, len(new)], [unscored, len(reference)]]
     return Shift(
-        statistic=float(test.statistic),
-        p=float(test.pvalue),
-        wasserstein=float(stats.wasserstein_distance(reference, new)),
+        statistic=float(test.statistic) if test is not None else None,
+        p=float(test.pvalue) if test is not None else None,
+        wasserstein=float(stats.wasserstein_distance(reference, new)) if new else None,
         n=len(new),
         cases=len(cases),
+        unscored=new_unscored,
+        unscored_p=float(stats.fisher_exact(table, alternative="greater").pvalue),
     )
 
 
@@ -239,7 +265,7 @@ def _rank(groups: int, coverage: float) -> int:
 
 def _holds(bound: LowerBound, case: Judged) -> bool:
     assert bound.quantile is not None  # noqa: S101  (asked only where there is a bound)
-    return case.predicted - case.dice <= bound.quantile
+    return case.predicted - case.dice <= bound.quantile or case.dice >= 1.0  # no bound is above 1
 
 
 def check_coverage(coverage: float) -> None:

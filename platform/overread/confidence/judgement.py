@@ -82,6 +82,8 @@ class Judgement(JsonRecord):
     targets: dict[str, Judge]
     calibration: tuple[float, ...]
     """Predicted mean Dice of one case of each calibration group: what new cases are held against."""
+    unscored: int = 0
+    """Calibration groups of which no case has one."""
 
     def judge(self, row: CaseConfidence) -> CaseConfidence:
         """Return the row with predicted Dice and bounds."""
@@ -122,10 +124,13 @@ class Judgement(JsonRecord):
 
         `groups` names the patient of each row, where it is known ('' or None: the case is its own).
         """
-        named = [row.case for row in rows] if groups is None else groups
+        named = (
+            [row.case for row in rows] if groups is None else [g or r.case for r, g in zip(rows, groups, strict=True)]
+        )
         found = [(row, group, self._predict(row, MEAN)) for row, group in zip(rows, named, strict=True)]
-        cases = [Predicted(row.case, group or row.case, value) for row, group, value in found if value is not None]
-        return score_shift(self.calibration, cases)
+        cases = [Predicted(row.case, group, value) for row, group, value in found if value is not None]
+        without = len({*named} - {case.group for case in cases})
+        return score_shift(self.calibration, cases, unscored=self.unscored, new_unscored=without)
 
     def _predict(self, row: CaseConfidence, target: str) -> float | None:
         judge = self.targets.get(target)
@@ -141,14 +146,12 @@ def fit_judgement(
     coverage: float = COVERAGE,
 ) -> Judgement:
     """Fit regressors on `validation` and bounds on `calibration`, which share no group; labels with the background."""
-    targets, reference = {}, list[float]()
+    targets = {}
     for target in (MEAN, *map(_target, label_names[1:])):
         regressor = _fit_target(validation, target)
         cases = judged(regressor, calibration, target)
         targets[target] = Judge(regressor=regressor, bound=fit_lower_bound(cases, coverage))
-        if target == MEAN:
-            reference = [case.predicted for case in one_per_group(cases)]
-    return Judgement(winners=winners, coverage=coverage, targets=targets, calibration=tuple(sorted(reference)))
+    return _judgement(targets, calibration, winners, coverage)
 
 
 def refit_bounds(judgement: Judgement, calibration: Sequence[Known], *, winners: str, coverage: float) -> Judgement:
@@ -163,9 +166,18 @@ def refit_bounds(judgement: Judgement, calibration: Sequence[Known], *, winners:
         )
         for target, judge in judgement.targets.items()
     }
-    reference = one_per_group(judged(judgement.targets[MEAN].regressor, calibration, MEAN))
-    predicted = tuple(sorted(case.predicted for case in reference))
-    return Judgement(winners=winners, coverage=coverage, targets=targets, calibration=predicted)
+    return _judgement(targets, calibration, winners, coverage)
+
+
+def _judgement(targets: dict[str, Judge], calibration: Sequence[Known], winners: str, coverage: float) -> Judgement:
+    reference = one_per_group(judged(targets[MEAN].regressor, calibration, MEAN))
+    return Judgement(
+        winners=winners,
+        coverage=coverage,
+        targets=targets,
+        calibration=tuple(sorted(case.predicted for case in reference)),
+        unscored=len({case.group for case in calibration} - {case.group for case in reference}),
+    )
 
 
 def judged(regressor: DiceRegressor | None, cases: Sequence[Known], target: str) -> list[Judged]:
@@ -184,11 +196,20 @@ def shift_warning(shift: Shift | None) -> str | None:
     """Return the warning about shifted scores in one sentence, None if there is nothing to tell."""
     if shift is None or not shift.told:
         return None
-    compared = f"{shift.cases} cases" + (f" ({shift.n} groups)" if shift.n < shift.cases else "")
-    return (
-        f"the predicted Dice of these {compared} differ from those of the calibration (Kolmogorov-Smirnov "
-        f"{shift.statistic:.2f}, p = {shift.p:.2g}; mean distance {shift.wasserstein:.3f}): the lower bounds may not "
-        "hold, so check some cases by hand or calibrate on data like these"
+    found = []
+    if shift.moved:
+        compared = f"{shift.cases} cases" + (f" ({shift.n} groups)" if shift.n < shift.cases else "")
+        found.append(
+            f"the predicted Dice of these {compared} differ from those of the calibration (Kolmogorov-Smirnov "
+            f"{shift.statistic:.2f}, p = {shift.p:.2g}; mean distance {shift.wasserstein:.3f})"
+        )
+    if shift.vanished:
+        found.append(
+            f"{shift.unscored} of {shift.unscored + shift.n} groups have no case with a predicted Dice, more than in "
+            f"the calibration (Fisher, p = {shift.unscored_p:.2g})"
+        )
+    return " and ".join(found) + (
+        ": the lower bounds may not hold, so check some cases by hand or calibrate on data like these"
     )
 
 
