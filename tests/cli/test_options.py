@@ -18,9 +18,18 @@ def test_folders_are_named_and_relative_ones_are_found(tmp_path: Path, monkeypat
     assert first_relative({"nnunet": tmp_path}) is None
 
 
-@pytest.mark.parametrize("texts", [["own"], ["=own"], ["a="], ["a=nowhere"], ["a=own", "a=own"]])
-def test_anything_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["own"], "must be NAME=FOLDER with a folder of masks, but got 'own'"),
+        (["=own"], "must be NAME=FOLDER .* but got '=own'"),
+        (["a="], "must be NAME=FOLDER .* but got 'a='"),
+        (["a=nowhere"], "a must be a folder of masks, but nowhere is none"),
+        (["a=own", "a=own"], "must have a new name each time, but a is there twice"),
+    ],
+)
+def test_anything_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str], told: str) -> None:
     (tmp_path / "own").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=f"--imported must be NAME=FOLDER .* but got '{texts[-1]}'"):
+    with pytest.raises(UserError, match=f"--imported {told}"):
         named_folders("--imported", texts)

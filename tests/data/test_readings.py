@@ -159,3 +159,6 @@ def test_what_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
         read(tmp_path / "g.npz")
     with pytest.raises(UserError, match="letters, digits"):
         reading_name("nn,unet")
+    for name in ("..", ".hidden", "-x"):  # names become folders
+        with pytest.raises(UserError, match="must be letters, digits"):
+            reading_name(name)

@@ -189,7 +189,14 @@ def test_readings_alone_are_an_ensemble(
     run = open_run(folder, serial_map)
     with pytest.raises(UserError, match="at least one finished trial"):
         assemble(run, top=5)
+    (some,) = import_folders(run, {"person": person}, serial_map)
+    missing = f"some member must have a reading of every case, .* the first is {run.prepared.splits.locked[0]}: add it"
+    with pytest.raises(UserError, match=missing):
+        assemble(run, top=5, imported=(some,))
     imported = import_folders(run, {"person": person, "label": squares / "masks"}, serial_map)
+    with pytest.raises(UserError, match="members can be named where there is a search"):
+        assemble(run, top=5, imported=imported, chosen=(("t0", "main"),))
+    assert not folder.winners.exists() and not folder.ensemble.exists()
     winners, manifest = assemble(run, top=5, imported=imported)
     assert winners.rule == "imported only; joined by person, label"
     assert (winners.folds, manifest.members, winners.baseline) == ((0,), (), None)
@@ -205,3 +212,11 @@ def test_readings_alone_are_an_ensemble(
     assert summary.generalisation["ensemble"].difference.mean == 0.0
     assert [(test.difference, test.p_holm) for test in summary.winner_tests] == [(0.0, 1.0)]
     assert summary.locked_uses >= 1
+    new, out = tmp_path / "new", tmp_path / "out"
+    new.mkdir()
+    first = run.prepared.splits.locked[0]
+    for case in run.prepared.splits.locked[:2]:
+        (new / f"{case}.png").write_bytes((squares / "images" / f"{case}.png").read_bytes())
+    with pytest.raises(UserError, match=f"of 2 cases 1 have none; the first is {first}"):
+        predict_folder(folder.ensemble, new, out, serial_map, members={"person": person, "label": person})
+    assert not out.exists()

@@ -108,8 +108,12 @@ def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for text in texts:
         name, _, folder = text.partition("=")
-        if not name or not folder or not Path(folder).is_dir() or name in folders:
-            raise UserError(f"{option} must be NAME=FOLDER with a folder of masks and a new name, but got '{text}'")
+        if not name or not folder:
+            raise UserError(f"{option} must be NAME=FOLDER with a folder of masks, but got '{text}'")
+        if not Path(folder).is_dir():
+            raise UserError(f"{option} {name} must be a folder of masks, but {folder} is none: check the path")
+        if name in folders:
+            raise UserError(f"{option} must have a new name each time, but {name} is there twice: rename one")
         folders[name] = Path(folder)
     return folders
 

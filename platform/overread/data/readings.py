@@ -225,6 +225,9 @@ def _checked(maps: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def reading_name(text: str) -> str:
     """Return a member's name if it can stand in file names and in the flag column; else raise `UserError`."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", text):
-        raise UserError(f"a member's name must be letters, digits, '_', '.' and '-', but got '{text}': rename it")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", text):
+        raise UserError(
+            f"a member's name must be letters, digits, '_', '.' and '-', the first not one of the last two, but got "
+            f"'{text}': rename it"
+        )
     return text

@@ -70,6 +70,8 @@ def import_members(
         UserError: A folder without readings of these cases, or readings that do not fit them; one line a member.
 
     """
+    for name in folders:
+        reading_name(name)
     validation = set(prepared.splits.fold(fold).validation)
     cases = [case.id for case in prepared.cases]
     members, problems = [], list[str]()
@@ -87,7 +89,7 @@ def import_members(
             for case, path in found.items()
         ]
         checked = map_cases(check_reading, tasks, f"Checking {name}")
-        problems += folder_problems(reading_name(name), folder, checked)
+        problems += folder_problems(name, folder, checked)
         dices = [result.dice for result in checked if result.dice is not None]
         if len(found) < len(cases):
             log.warning("member %s has no reading of %d of %d cases", name, len(cases) - len(found), len(cases))
@@ -109,6 +111,23 @@ def check_names(imported: Iterable[str], networks: Iterable[str], place: str) ->
     """Raise `UserError` for an imported member that has the name of a network of a run or package (`place`)."""
     if double := sorted(set(imported) & set(networks)):
         raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the {place}: rename it")
+
+
+def check_all_read(readings: Iterable[str], cases: Iterable[str]) -> None:
+    """Raise `UserError` where no member has read some of the cases: without networks nobody else does.
+
+    Args:
+        readings: Cases that a member has read.
+        cases: Cases that will be read.
+
+    """
+    wanted = list(cases)
+    missing = sorted(set(wanted) - set(readings))
+    if missing:
+        raise UserError(
+            f"some member must have a reading of every case, but of {len(wanted)} cases {len(missing)} have none; the "
+            f"first is {missing[0]}: add it to a folder, or a member that has it"
+        )
 
 
 def check_frozen(members: Iterable[ImportedMember], prepared: Prepared) -> None:
@@ -152,6 +171,8 @@ def import_readings(
             f"none was given: add --member {lacking[0]}=FOLDER"
         )
     check_names(folders, (member.name for member in manifest.members), "package")
+    for name in folders:
+        reading_name(name)
     found, problems = {}, list[str]()
     for name, folder in folders.items():
         found[name] = find_readings(folder, images, manifest.label_names)
@@ -160,10 +181,13 @@ def import_readings(
             for case, path in found[name].items()
         ]
         checked = map_cases(check_reading, tasks, f"Checking {name}")
-        problems += folder_problems(reading_name(name), folder, checked)
+        problems += folder_problems(name, folder, checked)
     if problems:
         raise UserError(*problems)
-    return by_case(found)
+    readings = by_case(found)
+    if not manifest.members:
+        check_all_read(readings, images)
+    return readings
 
 
 def folder_problems(name: str, folder: Path, checked: Sequence[Checked]) -> list[str]:

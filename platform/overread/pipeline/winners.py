@@ -9,7 +9,7 @@ from pathlib import Path
 from overread.ensemble.selection import select_baseline, select_winners, selection_rule
 from overread.errors import UserError
 from overread.pipeline.folders import RunFolder
-from overread.pipeline.importing import check_names
+from overread.pipeline.importing import check_all_read, check_names, readings_of
 from overread.pipeline.selection_report import brought
 from overread.records import MAIN, FusionName, ImportedMember, Prepared, TrialOutcome, Vote, Winners
 
@@ -34,9 +34,18 @@ def freeze_winners(
     cases gave the votes.
 
     Winners that differ from frozen ones are refused once these began to read the locked split: another choice would be
-    made with what was read in view.
+    made with what was read in view. So are readings alone that leave out a case which the package will have to read.
     """
     alone = bool(imported) and not outcomes
+    if alone and chosen:
+        raise UserError(
+            f"members can be named where there is a search, but {folder.root} has none: leave --members out, since all "
+            "of --member join"
+        )
+    if alone:
+        splits = prepared.splits
+        wanted = (*splits.fold(0).validation, *splits.calibration, *splits.locked)
+        check_all_read(readings_of(imported, prepared), wanted)
     members = () if alone else select_winners(outcomes, k=top, chosen=chosen, votes=votes, root=folder.root)
     rule = "imported only" if alone else selection_rule(top, chosen=chosen, votes=votes, folds=folds)
     winners = Winners(
