@@ -33,6 +33,8 @@ class RunRecord(JsonRecord):
     seed: int = 0
     retrained_from: str | None = None
     """Run folder whose winners a deep ensemble retrains; None: an ordinary run."""
+    retrained_winners: str | None = None
+    """Their fingerprint; None: also of earlier versions."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ def retrain(
         origin.record,
         search_id=f"{out.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}",
         retrained_from=str(origin.folder.root),
+        retrained_winners=winners.fingerprint(),
     )
     require_workers(workers, gpus_per_worker, available())
     folder = claim(out, record, resume=resume, overwrite=overwrite)
