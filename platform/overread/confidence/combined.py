@@ -12,7 +12,7 @@ only as far as the cases fitted on prove it, and where they do not, the ranking 
 
 Of a figure that has either sign, a value beyond those fitted on counts as the nearest of them: what larger findings
 gained within a data set says nothing of one that a bad image shrank to a tenth. The others are taken as they are, so
-that no two cases become alike.
+that cases stay apart; only below 0 and above 1 all predictions are alike.
 
 The least of several errors is too low a figure to promise, so the error that is told is of nested cross-validation by
 group: each part of the groups is predicted by a fit to the others, whose penalty these others alone have chosen.

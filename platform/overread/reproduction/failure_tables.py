@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from overread.confidence.combined import PENALTIES
 from overread.confidence.conformal import expected_share
 from overread.confidence.failure_detection import (
     FAILURE_DICE,
@@ -16,6 +17,7 @@ from overread.confidence.failure_detection import (
     aurc_difference,
     failure_detection,
 )
+from overread.confidence.judgement import MEAN
 from overread.confidence.tied_order import TiedOrder
 from overread.data.corruptions import CLEAN, CORRUPTIONS, STRENGTHS, conditions
 from overread.metrics.summary import summarise
@@ -202,7 +204,22 @@ def difference_table(bench: Bench) -> Grid:
         "Of different masks, a difference of AURC is of better masks and of better detection together; that of e-AURC, "
         "over the best order of each one's own cases, is of detection alone."
     )
+    combined = filter(None, (combined_words(bench, name) for name in ENSEMBLES if name in bench.findings.results))
+    note = " ".join((note, *combined))
     return Grid("Paired differences of AURC (95 % intervals by group)", columns, tuple(rows), note=note)
+
+
+def combined_words(bench: Bench, ensemble: str) -> str:
+    """Say how much the other scores move the combined score of an ensemble; nothing where it could not be fitted."""
+    regressor = bench.judgement(ensemble).targets[MEAN].regressor
+    if regressor is None:
+        return ""
+    anchor = next((abs(own.coefficient) for own in regressor.scores if own.name == regressor.anchor), 0.0)
+    others = max((abs(own.coefficient) for own in regressor.scores if own.name != regressor.anchor), default=0.0)
+    return (
+        f"{ensemble}, combined: penalty {regressor.penalty:g} on the other scores (at most {PENALTIES[-1]:g}); a "
+        f"spread of pairwise Dice moves it by {anchor:.4f}, one of any other score by at most {others:.4f}."
+    )
 
 
 def _compared(bench: Bench, first: Method, second: Method, chosen: Sequence[str]) -> tuple[str, ...]:
