@@ -224,6 +224,7 @@ def test_marks_are_kept_and_exported(page: Browser, report: Path) -> None:
     table = list(csv.DictReader(io.StringIO(exported(page, "csv"))))
     assert [row["case"] for row in table[:2]] == [HOSTILE, "case_0001"]
     assert table[0]["flag"] == "member failed: dai_net-9"
+    assert table[1]["n_readings"] == str(found["cases"][1]["n_readings"]) != "0"
     assert (table[0]["reviewed"], table[1]["reviewed"], table[1]["rank"]) == ("false", "true", "2")
     assert table[1]["reviewed_at"] == found["cases"][1]["reviewed_at"] != ""
     page.open(report)

@@ -1,6 +1,6 @@
 import pytest
 
-from overread.confidence.ranking import ranking_score, review_levels, score_of, worst_first
+from overread.confidence.ranking import known_score, ranking_score, review_levels, score_of, worst_first
 from overread.errors import UserError
 from overread.records import CaseConfidence
 
@@ -30,6 +30,22 @@ def test_flagged_first_by_foreground_then_rising_score() -> None:
         row("failed", 1.0, "member_failed:unet", foreground=0.3),
     ]
     assert [r.case for r in worst_first(rows)] == ["overlooked?", "failed", "clear empty", "doubtful", "safe"]
+
+
+def test_a_case_that_is_never_safe_comes_before_those_that_nothing_ranks() -> None:
+    rows = [
+        row("marked", None, "one_reading", foreground=1.0),
+        row("empty", None, "all_empty;one_reading", foreground=0.1),
+    ]
+    assert [r.case for r in worst_first(rows)] == ["empty", "marked"]
+
+
+def test_the_first_score_that_ranks_a_case_is_known() -> None:
+    names = ("relation_confidence", "pairwise_dice")
+    assert known_score([row("a", 0.5, other=0.5)], names) == "relation_confidence"
+    assert known_score([row("a", None, "one_reading"), row("b", None, other=0.5)], names) == "pairwise_dice"
+    assert known_score([row("a", 0.5, "member_failed:x", other=0.5)], names) == "relation_confidence"
+    assert known_score([], names) == "relation_confidence"
 
 
 def test_order_of_ties_does_not_depend_on_the_input() -> None:

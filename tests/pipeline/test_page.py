@@ -213,7 +213,11 @@ def test_notes_tell_what_the_choice_was_worth() -> None:
         winner_tests=(pair(0.01), pair(0.2), pair(None)),
         locked_uses=3,
     )
-    notes = report_data(IMPORTED, [], Path(), summary).notes
+    named = report_data(IMPORTED, [], Path(), summary).notes
+    assert named[0] == "Members were named by a person and frozen before the locked cases were read."
+    assert "on the 7 validation cases and 0.800 on the 4 locked ones" in named[1]
+    notes = report_data(MANIFEST, [], Path(), summary).notes
+    assert notes[0] == "Members were chosen by validation Dice and frozen before the locked cases were read."
     assert notes[1].endswith("7 validation cases that members were chosen by and 0.800 on the 4 locked ones: -0.1000 "
                              "(95 % interval -0.2000 to +0.0500).")  # fmt: skip
     assert notes[2].startswith("1 of 3 pairs of members differ")

@@ -34,4 +34,4 @@ def negative_entropy(probabilities: NDArray[Any]) -> float | None:
         inside = block.argmax(0) > 0
         total += float(predictive_entropy(block[:, inside]).sum())
         voxels += int(inside.sum())
-    return -total / voxels if voxels else None
+    return 0.0 - total / voxels if voxels else None  # sure masks: 0, not -0

@@ -1,8 +1,8 @@
 """The order in which a person should look at the cases.
 
-Cases flagged as never safe and cases without the score come first, the highest foreground probability before lower
-ones: where all readings are empty, that is the case with the most likely overlooked finding. The rest follow by rising
-score.
+Cases flagged as never safe come first, then other cases without the score, in both the highest foreground probability
+before lower ones: where all readings are empty, that is the case with the most likely overlooked finding. The rest
+follow by rising score.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ def ranking_score(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | No
     return None if never_safe(row.flag) else value
 
 
+def known_score(rows: Sequence[CaseConfidence], scores: Sequence[str]) -> str:
+    """Return the first of `scores` that ranks any of the rows, else the first: a single reading agrees with nothing."""
+    return next((score for score in scores if any(_has_rank(row, score) for row in rows)), scores[0])
+
+
+def _has_rank(row: CaseConfidence, score: str) -> bool:
+    return _has(row, score) and ranking_score(row, score) is not None
+
+
 def certainty(score: float | None, foreground: float) -> Certainty:
     """Return the key that rises with how safe a case is: that of every order and curve of cases.
 
@@ -58,7 +67,9 @@ def review_levels(rows: Sequence[CaseConfidence], score: str = DEFAULT_SCORE) ->
     A further score that a row lacks, as where the member that gives it failed, counts as none.
     """
     values = [ranking_score(row, score) if _has(row, score) else None for row in rows]
-    keys = [certainty(value, row.foreground) for value, row in zip(values, rows, strict=True)]
+    keys = [
+        (not never_safe(row.flag), *certainty(value, row.foreground)) for value, row in zip(values, rows, strict=True)
+    ]
     places = {key: place for place, key in enumerate(sorted(set(keys)))}
     return [places[key] for key in keys]
 

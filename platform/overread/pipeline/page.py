@@ -9,7 +9,7 @@ from pathlib import Path
 
 from overread.confidence.coverage import CoveragePoint, coverage_curve
 from overread.confidence.judgement import CLASS, MEAN, Judgement, shift_warning
-from overread.confidence.ranking import ranking_score
+from overread.confidence.ranking import DEFAULT_SCORE, known_score, ranking_score
 from overread.metrics.summary import summarise
 from overread.pipeline.reading import CaseResult
 from overread.pipeline.stages import shift_of
@@ -29,6 +29,8 @@ from overread.review.report import BoundRow, CaseRow, EnsembleSummary, MemberRow
 from overread.review.views import CaseView
 from overread.review.words import SIGNED, between, number
 
+RANKED_BY = (DEFAULT_SCORE, PREDICTED, "entropy")
+"""The first that any case has orders the page."""
 LEVEL = 0.05
 """Of the tests between members."""
 
@@ -88,6 +90,7 @@ def report_data(
         notes=_notes(manifest, summary, judgement),
         warnings=_warnings(results, judgement),
         limits=limits or PictureLimits(),
+        score=known_score([result.confidence for result in results], RANKED_BY),
     )
 
 
@@ -122,10 +125,8 @@ def _ensemble(summary: RunSummary, known: Sequence[CaseResult], manifest: Manife
 
 
 def _curves(known: Sequence[CaseResult]) -> tuple[str, ...]:
-    """Return the scores whose curve is drawn: the predicted Dice only where there is one."""
-    if not known:
-        return ()
-    return SCORES + ((PREDICTED,) if any(result.confidence.predicted_dice is not None for result in known) else ())
+    """Return the scores whose curve is drawn, those that any case has."""
+    return tuple(s for s in (*SCORES, PREDICTED) if any(ranking_score(r.confidence, s) is not None for r in known))
 
 
 def _retrained(manifest: Manifest) -> bool:
@@ -162,9 +163,11 @@ def _settings(manifest: Manifest) -> Mapping[str, str]:
     return facts | {f"version of {name}": version for name, version in manifest.versions.items()}
 
 
-def _generalisation_note(found: Generalisation) -> str:
+def _generalisation_note(found: Generalisation, *, chosen: bool) -> str:
     seen, locked, apart = found.validation, found.locked, found.difference
-    text = f"Ensemble Dice {number(seen.mean)} on the {seen.n} validation cases that members were chosen by"
+    text = f"Ensemble Dice {number(seen.mean)} on the {seen.n} validation cases" + (
+        " that members were chosen by" if chosen else ""
+    )
     text += f" and {number(locked.mean)} on the {locked.n} locked ones"
     if apart.mean is None or apart.low is None or apart.high is None:
         return f"{text}."
@@ -176,7 +179,8 @@ def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement 
     if _retrained(manifest):
         notes.append(RETRAINED)
     if summary is not None:
-        notes.append("Members were chosen by validation Dice and frozen before the locked cases were read.")
+        how = "chosen by validation Dice" if manifest.members else "named by a person"
+        notes.append(f"Members were {how} and frozen before the locked cases were read.")
         if summary.baseline is not None and summary.baseline.locked_dice is not None:
             gain = summary.differences.get("ensemble_minus_baseline")
             notes.append(
@@ -185,7 +189,7 @@ def _notes(manifest: Manifest, summary: RunSummary | None, judgement: Judgement 
                    if gain and gain.mean is not None and gain.low is not None and gain.high is not None else ".")
             )  # fmt: skip
         if (ensemble := summary.generalisation.get(ENSEMBLE)) is not None:
-            notes.append(_generalisation_note(ensemble))
+            notes.append(_generalisation_note(ensemble, chosen=bool(manifest.members)))
         if summary.winner_tests:
             differ = sum(test.p_holm is not None and test.p_holm < LEVEL for test in summary.winner_tests)
             notes.append(

@@ -16,7 +16,7 @@ from overread.confidence.failure_detection import (
     aurc_difference,
     failure_detection,
 )
-from overread.confidence.judgement import Judgement
+from overread.confidence.judgement import ANCHOR, Judgement
 from overread.confidence.ranking import ranking_score
 from overread.ensemble.annotators import AnnotatorTable, annotator_tables
 from overread.ensemble.evaluate import EvaluationTable, tabulate
@@ -175,7 +175,7 @@ def summarise_run(
         annotators=_annotators(known),
         differences=_differences(known, members, baseline),
         failure={score: _failure(score, known, failure_dice) for score in scores} if known else {},
-        aurc_minus_pairwise={s: _against(s, "pairwise_dice", known) for s in scores if s != "pairwise_dice" and known},
+        aurc_minus_pairwise={s: _against(s, ANCHOR, known) for s in scores if s != ANCHOR and ANCHOR in scores},
         bounds=judgement.measure(known_cases(known)) if judgement is not None else {},
         resplit_bounds=judgement.remeasure(known_cases(calibration), known_cases(known)) if judgement else {},
         generalisation=_generalisation(validation, known) if judgement and validation else {},
@@ -231,9 +231,9 @@ def _winner_tests(manifest: Manifest, results: Sequence[CaseResult]) -> tuple[Pa
 
 
 def score_columns(results: Sequence[CaseResult]) -> tuple[str, ...]:
-    """Return the names of all scores that any row has, those that every row has first."""
-    predicted = [PREDICTED] if any(result.confidence.predicted_dice is not None for result in results) else []
-    return tuple(dict.fromkeys([*SCORES, *predicted, *(name for r in results for name in r.confidence.scores)]))
+    """Return the names of the scores that any case has, those of every ensemble first."""
+    names = dict.fromkeys([*SCORES, PREDICTED, *(name for r in results for name in r.confidence.scores)])
+    return tuple(name for name in names if any(_score(result, name) is not None for result in results))
 
 
 def groups(results: Sequence[CaseResult]) -> list[str]:

@@ -90,6 +90,7 @@
     state.page = Math.min(Math.max(state.page, 0), pages - 1);
     const from = state.printing ? 0 : state.page * PAGE, to = state.printing ? PRINTED : from + PAGE;
     get("rows").replaceChildren(...shown.slice(from, to).map(row));
+    if (state.open >= 0) get("viewer").querySelector("h3").textContent = title(state.open);
     if (active !== undefined) get("rows").querySelector(`tr[data-case="${active}"] ${kind === "checkbox" ? "input" : "button"}`)?.focus();
     get("page").textContent = `page ${state.page + 1} of ${pages}`;
     get("back").disabled = state.page === 0;
@@ -281,6 +282,7 @@
     repaint();
     return body;
   };
+  const title = i => `${rank[i] + 1}. ${data.case[i]}`;
   const open = async (i, focus = false) => {
     state.open = i;
     const viewer = get("viewer"), box = make("input", {type: "checkbox", id: "mark"}), frame = make("div", {}, make("p", {class: "soft"}, "…"));
@@ -289,7 +291,7 @@
     repaint = step = toggle = () => {};
     viewer.hidden = false;
     document.querySelector(".work").classList.add("open");
-    viewer.replaceChildren(make("header", {}, make("h3", {tabindex: -1}, `${rank[i] + 1}. ${data.case[i]}`), make("label", {}, box, " reviewed")),
+    viewer.replaceChildren(make("header", {}, make("h3", {tabindex: -1}, title(i)), make("label", {}, box, " reviewed")),
       ...data.flags[i].map(words => make("span", {class: "badge"}, "⚑ " + words)), facts(i), frame, perClass(i));
     const at = shown.indexOf(i);
     if (at >= 0) state.page = Math.floor(at / PAGE);
@@ -314,7 +316,7 @@
 
   // ---------------------------------------------------------------- export
   const records = () => [...data.case.keys()].sort((a, b) => rank[a] - rank[b]).map(i => ({
-    case: data.case[i], rank: rank[i] + 1, to_review: inPlan(i), reviewed: reviewed.has(i), reviewed_at: reviewed.get(i) || "", flag: data.flags[i].join("; "),
+    case: data.case[i], rank: rank[i] + 1, to_review: inPlan(i), reviewed: reviewed.has(i), reviewed_at: reviewed.get(i) || "", flag: data.flags[i].join("; "), n_readings: data.readings[i],
     ...Object.fromEntries(Object.keys(columns).map(name => [name, columns[name][i]]))}));
   const cell = value => {
     const text = value === null ? "" : typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? "'" + value : String(value); // no formula for a spreadsheet
@@ -344,7 +346,7 @@
   get("help").addEventListener("click", help);
   const KEYS = {
     j: () => move(1), k: () => move(-1), r: () => state.open >= 0 && mark(state.open, !reviewed.has(state.open)),
-    u: () => { const from = shown.indexOf(state.open), next = shown.find((i, at) => at > from && !reviewed.has(i)); if (next !== undefined) open(next, true); },
+    u: () => { const from = shown.indexOf(state.open), left = shown.filter(i => !reviewed.has(i)), next = left.find(i => shown.indexOf(i) > from) ?? left[0]; if (next !== undefined) open(next, true); },
     "[": () => step(-1), "]": () => step(1), "/": () => get("find").focus(), "?": help};
   document.addEventListener("keydown", event => {
     const typing = event.target.matches("input[type=search], input[type=number], select");
