@@ -174,6 +174,8 @@ def test_cases_without_a_score_are_a_shift_where_the_calibration_had_few() -> No
     lost = score_shift(reference, [], unscored=1, new_unscored=3)
     assert lost is not None and lost.unscored_p == pytest.approx(21 / 10626)
     assert (lost.statistic, lost.p, lost.n, lost.unscored) == (None, None, 0, 3) and lost.told
+    before = score_shift(reference, [], unscored=None, new_unscored=3)
+    assert before is not None and before.unscored_p is None and not before.told  # a package of an earlier version
     some = score_shift(reference, predicted(reference), unscored=1, new_unscored=1)
     assert some is not None and some.unscored_p is not None and some.unscored_p > 0.5 and not some.told
 

@@ -122,7 +122,7 @@ class Shift(JsonRecord):
     unscored: int = 0
     """New groups whose case has none: the worst shift leaves nothing to compare."""
     unscored_p: float | None = None
-    """Fisher's one-sided test that they are no more often than in the calibration. None: of an earlier version."""
+    """Fisher's one-sided test that they are no more frequent than in the calibration. None: not known of that."""
 
     @property
     def told(self) -> bool:
@@ -228,7 +228,7 @@ def resplit_coverage(
 
 
 def score_shift(
-    reference: Sequence[float], cases: Sequence[Predicted], *, unscored: int = 0, new_unscored: int = 0
+    reference: Sequence[float], cases: Sequence[Predicted], *, unscored: int | None = 0, new_unscored: int = 0
 ) -> Shift | None:
     """Return how far the predicted Dice of new cases is from that of the calibration; None if either has no case.
 
@@ -238,7 +238,7 @@ def score_shift(
     Args:
         reference: Predicted Dice of one case of each calibration group.
         cases: New cases with a predicted Dice, of any groups.
-        unscored: Calibration groups whose case has none.
+        unscored: Calibration groups whose case has none; None: not known.
         new_unscored: New groups whose case has none.
 
     """
@@ -246,7 +246,7 @@ def score_shift(
     if not reference or not (new or new_unscored):
         return None
     test = stats.ks_2samp(reference, new) if new else None
-    table = [[new_unscored, len(new)], [unscored, len(reference)]]
+    lost = None if unscored is None else [[new_unscored, len(new)], [unscored, len(reference)]]
     return Shift(
         statistic=float(test.statistic) if test is not None else None,
         p=float(test.pvalue) if test is not None else None,
@@ -254,7 +254,7 @@ def score_shift(
         n=len(new),
         cases=len(cases),
         unscored=new_unscored,
-        unscored_p=float(stats.fisher_exact(table, alternative="greater").pvalue),
+        unscored_p=None if lost is None else float(stats.fisher_exact(lost, alternative="greater").pvalue),
     )
 
 

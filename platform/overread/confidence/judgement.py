@@ -82,8 +82,8 @@ class Judgement(JsonRecord):
     targets: dict[str, Judge]
     calibration: tuple[float, ...]
     """Predicted mean Dice of one case of each calibration group: what new cases are held against."""
-    unscored: int = 0
-    """Calibration groups of which no case has one."""
+    unscored: int | None = None
+    """Calibration groups of which no case has one. None: of an earlier version."""
 
     def judge(self, row: CaseConfidence) -> CaseConfidence:
         """Return the row with predicted Dice and bounds."""

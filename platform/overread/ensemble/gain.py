@@ -11,9 +11,9 @@ The first network has nothing to add to: its gain is 0. One member has no pairwi
 nothing is added in AURC either: any second network, however bad, would be paid for the mere presence of a confidence.
 A network joins the ensemble if its value is above one paired standard error of that value by group; while there are
 fewer than three members, which relations need, above 0. Risk is in AURC, too, so `gain_and_failure` pays a better mask
-twice over; its noise is as much larger. Gains are relative to an ensemble, so they fall as it
-grows. Those of a search are therefore measured anew when its ensemble has changed, that of a member against the others;
-greedy selection over all networks at the end (`greedy`) is free of their order.
+twice over; its noise is as much larger. Gains are relative to an ensemble, so they fall as it grows. Those of a search
+are therefore measured anew when its ensemble has changed, that of a member against the others; greedy selection over
+all networks at the end (`greedy`) is free of their order.
 """
 
 from __future__ import annotations

@@ -346,7 +346,7 @@
   get("help").addEventListener("click", help);
   const KEYS = {
     j: () => move(1), k: () => move(-1), r: () => state.open >= 0 && mark(state.open, !reviewed.has(state.open)),
-    u: () => { const from = shown.indexOf(state.open), left = shown.filter(i => !reviewed.has(i)), next = left.find(i => shown.indexOf(i) > from) ?? left[0]; if (next !== undefined) open(next, true); },
+    u: () => { const from = shown.indexOf(state.open), next = shown.find((i, at) => at > from && !reviewed.has(i)) ?? shown.find(i => !reviewed.has(i)); if (next !== undefined) open(next, true); },
     "[": () => step(-1), "]": () => step(1), "/": () => get("find").focus(), "?": help};
   document.addEventListener("keydown", event => {
     const typing = event.target.matches("input[type=search], input[type=number], select");
