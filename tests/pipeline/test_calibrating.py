@@ -352,6 +352,21 @@ def test_without_calibration_cases_there_is_none(run: Run, caplog: pytest.LogCap
     assert judgement_lines(None) == ["calibration: none"]
 
 
+def test_a_retrained_package_takes_the_regressor_of_the_winners_it_repeats(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = calibrate(run, drawn)
+    assert first is not None
+    shutil.copytree(run.folder.root, tmp_path / "origin")
+    record = replace(run.record, retrained_from=str(tmp_path / "origin"), retrained_winners=first.winners)
+    again = calibrate(replace(run, record=record), shifted)
+    assert again is not None and again.targets[MEAN].regressor == first.targets[MEAN].regressor
+    record = replace(record, retrained_winners="chosen before")
+    with caplog.at_level(logging.WARNING, logger="overread"):
+        assert calibrate(replace(run, record=record), drawn) is None
+    assert "need the winners that were retrained" in caplog.text
+
+
 def test_the_file_of_other_winners_is_refused(run: Run) -> None:
     judgement = calibrate(run, drawn)
     assert judgement is not None
