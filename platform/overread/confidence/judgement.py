@@ -124,12 +124,10 @@ class Judgement(JsonRecord):
 
         `groups` names the patient of each row, where it is known ('' or None: the case is its own).
         """
-        named = (
-            [row.case for row in rows] if groups is None else [g or r.case for r, g in zip(rows, groups, strict=True)]
-        )
-        found = [(row, group, self._predict(row, MEAN)) for row, group in zip(rows, named, strict=True)]
-        cases = [Predicted(row.case, group, value) for row, group, value in found if value is not None]
-        without = len({*named} - {case.group for case in cases})
+        given = [None] * len(rows) if groups is None else groups
+        found = [(r.case, group or r.case, self._predict(r, MEAN)) for r, group in zip(rows, given, strict=True)]
+        cases = [Predicted(case, group, value) for case, group, value in found if value is not None]
+        without = len({group for _, group, _ in found} - {case.group for case in cases})
         return score_shift(self.calibration, cases, unscored=self.unscored, new_unscored=without)
 
     def _predict(self, row: CaseConfidence, target: str) -> float | None:
@@ -146,12 +144,8 @@ def fit_judgement(
     coverage: float = COVERAGE,
 ) -> Judgement:
     """Fit regressors on `validation` and bounds on `calibration`, which share no group; labels with the background."""
-    targets = {}
-    for target in (MEAN, *map(_target, label_names[1:])):
-        regressor = _fit_target(validation, target)
-        cases = judged(regressor, calibration, target)
-        targets[target] = Judge(regressor=regressor, bound=fit_lower_bound(cases, coverage))
-    return _judgement(targets, calibration, winners, coverage)
+    regressors = {target: _fit_target(validation, target) for target in (MEAN, *map(_target, label_names[1:]))}
+    return _calibrated(regressors, calibration, winners, coverage)
 
 
 def refit_bounds(judgement: Judgement, calibration: Sequence[Known], *, winners: str, coverage: float) -> Judgement:
@@ -160,21 +154,19 @@ def refit_bounds(judgement: Judgement, calibration: Sequence[Known], *, winners:
     What a bound promises holds for any regressor that the calibration groups did not fit; one of other readings only
     makes it wider.
     """
-    targets = {
-        target: Judge(
-            regressor=judge.regressor, bound=fit_lower_bound(judged(judge.regressor, calibration, target), coverage)
-        )
-        for target, judge in judgement.targets.items()
-    }
-    return _judgement(targets, calibration, winners, coverage)
+    regressors = {target: judge.regressor for target, judge in judgement.targets.items()}
+    return _calibrated(regressors, calibration, winners, coverage)
 
 
-def _judgement(targets: dict[str, Judge], calibration: Sequence[Known], winners: str, coverage: float) -> Judgement:
-    reference = one_per_group(judged(targets[MEAN].regressor, calibration, MEAN))
+def _calibrated(
+    regressors: Mapping[str, DiceRegressor | None], calibration: Sequence[Known], winners: str, coverage: float
+) -> Judgement:
+    cases = {target: judged(regressor, calibration, target) for target, regressor in regressors.items()}
+    reference = one_per_group(cases[MEAN])
     return Judgement(
         winners=winners,
         coverage=coverage,
-        targets=targets,
+        targets={t: Judge(regressor=r, bound=fit_lower_bound(cases[t], coverage)) for t, r in regressors.items()},
         calibration=tuple(sorted(case.predicted for case in reference)),
         unscored=len({case.group for case in calibration} - {case.group for case in reference}),
     )

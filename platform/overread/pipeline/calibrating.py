@@ -47,13 +47,13 @@ def calibrate(run: Run, map_cases: MapCases, *, coverage: float = COVERAGE, gpus
     if run.record.retrained_from is not None and splits.calibration:
         earlier = RunFolder(Path(run.record.retrained_from)).ensemble
         judgement = load_judgement(earlier, Manifest.load(earlier / "manifest.json"))
-        if judgement is not None and run.record.retrained_winners not in (None, judgement.winners):
+        if judgement is None:
+            log.warning("predicted Dice and lower bounds need a calibrated package in %s: there are none", earlier)
+            return None
+        if run.record.retrained_winners not in (None, judgement.winners):
             log.warning(
                 "predicted Dice and lower bounds need the winners that were retrained, but %s has others", earlier
             )
-            return None
-        if judgement is None:
-            log.warning("predicted Dice and lower bounds need a calibrated package in %s: there are none", earlier)
             return None
         known = known_cases(
             read_labelled(run, splits.calibration, out / "calibration", map_cases, gpus=gpus, masks=False)
