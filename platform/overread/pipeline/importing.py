@@ -70,8 +70,6 @@ def import_members(
         UserError: A folder without readings of these cases, or readings that do not fit them; one line a member.
 
     """
-    for name in folders:
-        reading_name(name)
     validation = set(prepared.splits.fold(fold).validation)
     cases = [case.id for case in prepared.cases]
     members, problems = [], list[str]()
@@ -108,8 +106,12 @@ def import_members(
 
 
 def check_names(imported: Iterable[str], networks: Iterable[str], place: str) -> None:
-    """Raise `UserError` for an imported member that has the name of a network of a run or package (`place`)."""
-    if double := sorted(set(imported) & set(networks)):
+    """Raise `UserError` for an imported member with a bad name, or that of a network of a run or package (`place`).
+
+    Asked before any reading is looked at, which may take long.
+    """
+    names = {reading_name(name) for name in imported}
+    if double := sorted(names & set(networks)):
         raise UserError(f"--member must have a name of its own, but {double[0]} is a network of the {place}: rename it")
 
 
@@ -171,8 +173,6 @@ def import_readings(
             f"none was given: add --member {lacking[0]}=FOLDER"
         )
     check_names(folders, (member.name for member in manifest.members), "package")
-    for name in folders:
-        reading_name(name)
     found, problems = {}, list[str]()
     for name, folder in folders.items():
         found[name] = find_readings(folder, images, manifest.label_names)
