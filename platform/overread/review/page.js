@@ -90,7 +90,7 @@
     state.page = Math.min(Math.max(state.page, 0), pages - 1);
     const from = state.printing ? 0 : state.page * PAGE, to = state.printing ? PRINTED : from + PAGE;
     get("rows").replaceChildren(...shown.slice(from, to).map(row));
-    if (state.open >= 0) get("viewer").querySelector("h3").textContent = title(state.open);
+    if (state.open >= 0) get("viewer").querySelector("h3").textContent = `${rank[state.open] + 1}. ${data.case[state.open]}`;
     if (active !== undefined) get("rows").querySelector(`tr[data-case="${active}"] ${kind === "checkbox" ? "input" : "button"}`)?.focus();
     get("page").textContent = `page ${state.page + 1} of ${pages}`;
     get("back").disabled = state.page === 0;
@@ -282,7 +282,6 @@
     repaint();
     return body;
   };
-  const title = i => `${rank[i] + 1}. ${data.case[i]}`;
   const open = async (i, focus = false) => {
     state.open = i;
     const viewer = get("viewer"), box = make("input", {type: "checkbox", id: "mark"}), frame = make("div", {}, make("p", {class: "soft"}, "…"));
@@ -291,7 +290,7 @@
     repaint = step = toggle = () => {};
     viewer.hidden = false;
     document.querySelector(".work").classList.add("open");
-    viewer.replaceChildren(make("header", {}, make("h3", {tabindex: -1}, title(i)), make("label", {}, box, " reviewed")),
+    viewer.replaceChildren(make("header", {}, make("h3", {tabindex: -1}), make("label", {}, box, " reviewed")),
       ...data.flags[i].map(words => make("span", {class: "badge"}, "⚑ " + words)), facts(i), frame, perClass(i));
     const at = shown.indexOf(i);
     if (at >= 0) state.page = Math.floor(at / PAGE);
