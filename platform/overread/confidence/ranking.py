@@ -39,11 +39,12 @@ def ranking_score(row: CaseConfidence, score: str = DEFAULT_SCORE) -> float | No
 
 def known_score(rows: Sequence[CaseConfidence], scores: Sequence[str]) -> str:
     """Return the first of `scores` that ranks any of the rows, else the first: a single reading agrees with nothing."""
-    return next((score for score in scores if any(_has_rank(row, score) for row in rows)), scores[0])
+    return next((score for score in scores if any(score_if_any(row, score) is not None for row in rows)), scores[0])
 
 
-def _has_rank(row: CaseConfidence, score: str) -> bool:
-    return _has(row, score) and ranking_score(row, score) is not None
+def score_if_any(row: CaseConfidence, score: str) -> float | None:
+    """As `ranking_score`, but a row that lacks the score, as where the member that gives it failed, has None."""
+    return ranking_score(row, score) if _has(row, score) else None
 
 
 def certainty(score: float | None, foreground: float) -> Certainty:
@@ -62,14 +63,8 @@ def _has(row: CaseConfidence, score: str) -> bool:
 
 
 def review_levels(rows: Sequence[CaseConfidence], score: str = DEFAULT_SCORE) -> list[int]:
-    """Return the place of each row in review order, 0 the first; rows that the order cannot tell apart share one.
-
-    A further score that a row lacks, as where the member that gives it failed, counts as none.
-    """
-    values = [ranking_score(row, score) if _has(row, score) else None for row in rows]
-    keys = [
-        (not never_safe(row.flag), *certainty(value, row.foreground)) for value, row in zip(values, rows, strict=True)
-    ]
+    """Return the place of each row in review order, 0 the first; rows that the order cannot tell apart share one."""
+    keys = [(not never_safe(row.flag), *certainty(score_if_any(row, score), row.foreground)) for row in rows]
     places = {key: place for place, key in enumerate(sorted(set(keys)))}
     return [places[key] for key in keys]
 

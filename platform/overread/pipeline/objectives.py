@@ -35,7 +35,7 @@ from overread.pipeline.reading import CaseResult
 from overread.pipeline.run import check_search_settings
 from overread.pipeline.selecting import assemble_greedily
 from overread.pipeline.selection_report import SelectionReport
-from overread.pipeline.summary import groups
+from overread.pipeline.summary import foregrounds, groups
 from overread.records import Prepared, PrepareSettings, Winners
 from overread.review.tables import Grid, write_tables
 from overread.review.words import SIGNED, number, with_interval
@@ -228,8 +228,8 @@ def _result(
             _confidence(first),
             _dice(locked),
             second_dice=_dice(first),
-            foreground=_foreground(locked),
-            second_foreground=_foreground(first),
+            foreground=foregrounds(locked),
+            second_foreground=foregrounds(first),
             groups=groups(locked),
         ),
     )
@@ -251,13 +251,9 @@ def _confidence(results: Sequence[CaseResult]) -> list[float | None]:
     return [ranking_score(result.confidence, "pairwise_dice") for result in results]
 
 
-def _foreground(results: Sequence[CaseResult]) -> list[float]:
-    return [result.confidence.foreground for result in results]
-
-
 def _aurc(results: Sequence[CaseResult]) -> Estimate:
     return failure_detection(
-        _confidence(results), _dice(results), groups=groups(results), foreground=_foreground(results)
+        _confidence(results), _dice(results), groups=groups(results), foreground=foregrounds(results)
     ).aurc
 
 

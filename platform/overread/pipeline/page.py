@@ -9,7 +9,7 @@ from pathlib import Path
 
 from overread.confidence.coverage import CoveragePoint, coverage_curve
 from overread.confidence.judgement import CLASS, MEAN, Judgement, shift_warning
-from overread.confidence.ranking import DEFAULT_SCORE, known_score, ranking_score
+from overread.confidence.ranking import DEFAULT_SCORE, known_score, ranking_score, score_if_any
 from overread.metrics.summary import summarise
 from overread.pipeline.reading import CaseResult
 from overread.pipeline.stages import shift_of
@@ -21,6 +21,7 @@ from overread.pipeline.summary import (
     MemberFigures,
     RunSummary,
     class_summary,
+    foregrounds,
     groups,
 )
 from overread.records import ImportedMember, Manifest, Member
@@ -126,7 +127,7 @@ def _ensemble(summary: RunSummary, known: Sequence[CaseResult], manifest: Manife
 
 def _curves(known: Sequence[CaseResult]) -> tuple[str, ...]:
     """Return the scores whose curve is drawn, those that any case has."""
-    return tuple(s for s in (*SCORES, PREDICTED) if any(ranking_score(r.confidence, s) is not None for r in known))
+    return tuple(s for s in (*SCORES, PREDICTED) if any(score_if_any(r.confidence, s) is not None for r in known))
 
 
 def _retrained(manifest: Manifest) -> bool:
@@ -155,7 +156,7 @@ def _bounds(summary: RunSummary | None, judgement: Judgement | None) -> list[Bou
 def _coverage(score: str, known: Sequence[CaseResult]) -> tuple[CoveragePoint, ...]:
     scores = [ranking_score(result.confidence, score) for result in known]
     dice = [result.dice for result in known if result.dice is not None]
-    return coverage_curve(scores, dice, foreground=[result.confidence.foreground for result in known])
+    return coverage_curve(scores, dice, foreground=foregrounds(known))
 
 
 def _settings(manifest: Manifest) -> Mapping[str, str]:

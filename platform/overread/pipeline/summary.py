@@ -17,7 +17,7 @@ from overread.confidence.failure_detection import (
     failure_detection,
 )
 from overread.confidence.judgement import ANCHOR, Judgement
-from overread.confidence.ranking import ranking_score
+from overread.confidence.ranking import score_if_any
 from overread.ensemble.annotators import AnnotatorTable, annotator_tables
 from overread.ensemble.evaluate import EvaluationTable, tabulate
 from overread.jsonio import JsonRecord
@@ -248,8 +248,7 @@ def class_summary(results: Sequence[CaseResult], label: str) -> Summary:
 
 
 def _score(result: CaseResult, name: str) -> float | None:
-    row = result.confidence
-    return ranking_score(row, name) if name in (*SCORES, PREDICTED) or name in row.scores else None
+    return score_if_any(result.confidence, name)
 
 
 def _dices(results: Sequence[CaseResult]) -> list[float]:
@@ -296,17 +295,17 @@ def _with_dice(score: str, results: Sequence[CaseResult]) -> Correlation:
 
 
 def _failure(score: str, results: Sequence[CaseResult], failure_dice: float) -> FailureDetection:
-    scores, foreground = [_score(r, score) for r in results], _foreground(results)
+    scores, foreground = [_score(r, score) for r in results], foregrounds(results)
     names = groups(results)
     return failure_detection(scores, _dices(results), groups=names, failure_dice=failure_dice, foreground=foreground)
 
 
 def _against(score: str, other: str, results: Sequence[CaseResult]) -> PairedDifference:
     first, second = ([_score(result, name) for result in results] for name in (score, other))
-    return aurc_difference(first, second, _dices(results), foreground=_foreground(results), groups=groups(results))
+    return aurc_difference(first, second, _dices(results), foreground=foregrounds(results), groups=groups(results))
 
 
-def _foreground(results: Sequence[CaseResult]) -> list[float]:
+def foregrounds(results: Sequence[CaseResult]) -> list[float]:
     """Return what ranks the cases that no score ranks."""
     return [result.confidence.foreground for result in results]
 

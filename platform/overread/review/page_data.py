@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from overread.confidence.ranking import ranking_score, worst_first
+from overread.confidence.ranking import score_if_any, worst_first
 from overread.confidence.review_plan import ReviewPlan, review_plan
 from overread.confidence.scores import SCORES
 from overread.records import CaseConfidence
@@ -76,11 +76,7 @@ def ranking_scores(ranked: Sequence[CaseRow], score: str) -> list[str]:
     falling = {name for name in SCORES if not SCORES[name].rises_with_quality}
     further = [name for row in rows for name in row.scores if name not in falling]
     names = list(dict.fromkeys([*RANKING, *further]))
-    having = [
-        name
-        for name in names
-        if any((name in RANKING or name in row.scores) and ranking_score(row, name) is not None for row in rows)
-    ]
+    having = [name for name in names if any(score_if_any(row, name) is not None for row in rows)]
     return list(dict.fromkeys([score, *having]))
 
 
